@@ -1,0 +1,119 @@
+"""The command line: llama-viz lab | generate | train."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+FIRST_NOTEBOOK = CHECKOUT / "notebooks" / "00_start_here.ipynb"
+
+INTERRUPTED = 130  # what a shell reports of a program that Ctrl-C ended
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command: 0 where it went well, 2 where the request was wrong, 130 after Ctrl-C."""
+    parser = command_line()
+    options, others = parser.parse_known_args(arguments)
+    if others and not options.passes_on:
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: complain(message)
+            return options.run(options, others) or 0
+    except (ValueError, OSError) as error:
+        complain(error)
+        return 2
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return INTERRUPTED
+
+
+def command_line() -> argparse.ArgumentParser:
+    """The commands and their options."""
+    parser = argparse.ArgumentParser(
+        prog="llama-viz", description="See how LLaMA works, on a model that is really generating."
+    )
+    commands = parser.add_subparsers(metavar="command", required=True)
+
+    lab = commands.add_parser(
+        "lab",
+        help="open JupyterLab on the first notebook",
+        add_help=False,
+        allow_abbrev=False,
+    )
+    lab.set_defaults(run=run_lab, passes_on=True)
+
+    generate = commands.add_parser("generate", help="continue a text, token by token")
+    generate.add_argument("prompt", help="the text to continue")
+    generate.add_argument(
+        "--model", default="gqa", help="mha, gqa, mqa or a path to a checkpoint (default: gqa)"
+    )
+    generate.add_argument("--max-new-tokens", type=int, default=64, help="at most (default: 64)")
+    generate.add_argument(
+        "--temperature", type=float, default=0.0, help="0 takes the likeliest token (default: 0)"
+    )
+    generate.add_argument("--top-k", type=int, help="draw from the k likeliest tokens")
+    generate.add_argument(
+        "--top-p", type=float, default=1.0, help="draw from the likeliest tokens up to this sum"
+    )
+    generate.add_argument("--seed", type=int, default=0, help="decides the draws (default: 0)")
+    generate.set_defaults(run=run_generate, passes_on=False)
+
+    train = commands.add_parser(
+        "train",
+        help="train the tokenizer and the embedded models",
+        add_help=False,
+        allow_abbrev=False,
+    )
+    train.set_defaults(run=run_train, passes_on=True)
+    return parser
+
+
+def run_lab(options: argparse.Namespace, others: list[str]) -> None:
+    """Open JupyterLab on the first notebook; every other argument is JupyterLab's own."""
+    if not FIRST_NOTEBOOK.exists():
+        raise ValueError("the notebooks are not part of the installed package: clone the project")
+    # JupyterLab looks in each folder of this path for labconfig/, where our settings are.
+    known = os.environ.get("JUPYTER_CONFIG_PATH")
+    os.environ["JUPYTER_CONFIG_PATH"] = os.pathsep.join(filter(None, [str(CHECKOUT), known]))
+    from jupyterlab.labapp import main as run_jupyterlab
+
+    run_jupyterlab([f"--ServerApp.root_dir={CHECKOUT}", *others, str(FIRST_NOTEBOOK)])
+
+
+def run_generate(options: argparse.Namespace, others: list[str]) -> None:
+    """Print the continuation of a prompt while it is made."""
+    import llama_viz as lv
+
+    steps = lv.stream(
+        lv.load(options.model),
+        options.prompt,
+        max_new_tokens=options.max_new_tokens,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        seed=options.seed,
+    )
+    for step in steps:
+        print(step.text, end="", flush=True)
+    print()
+
+
+def run_train(options: argparse.Namespace, others: list[str]) -> int | None:
+    """Train; every argument is that of `python -m llama_viz.training`."""
+    from llama_viz.training.__main__ import main as train
+
+    return train(others)
+
+
+def complain(message: object) -> None:
+    """One line for the person at the terminal."""
+    print("llama-viz:", " ".join(str(message).split()), file=sys.stderr)

@@ -1,0 +1,250 @@
+"""Generation: the prompt in one pass (prefill), then one token per step (decode)."""
+
+from __future__ import annotations
+
+import codecs
+import time
+import warnings
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from llama_viz.kv_cache import KVCache
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from llama_viz.language_model import LanguageModel
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn from the logits.
+
+    temperature 0 takes the likeliest token. Otherwise logits are divided by it, then top_k keeps
+    the k likeliest tokens, then top_p the smallest set of the likeliest with at least that
+    probability together, and the seed decides.
+    """
+
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature must be 0 or more, got {self.temperature!r}")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k must be None or at least 1, got {self.top_k!r}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p!r}")
+
+    def distribution(self, logits: Tensor) -> Tensor:
+        """The probabilities (vocabulary,) that the next token is drawn from."""
+        logits = logits.float()
+        if self.temperature == 0:
+            only = torch.zeros_like(logits)
+            only[logits.argmax()] = 1.0
+            return only
+        # Subtracting the largest first keeps a tiny temperature from overflowing.
+        logits = (logits - logits.max()) / self.temperature
+        if self.top_k is not None and self.top_k < len(logits):
+            kept = logits.topk(self.top_k).indices
+            masked = torch.full_like(logits, float("-inf"))
+            logits = masked.index_copy(0, kept, logits[kept])
+        probabilities = logits.softmax(dim=-1)
+        if self.top_p < 1:
+            ordered, order = probabilities.sort(descending=True, stable=True)
+            before = ordered.cumsum(dim=-1) - ordered
+            ordered = torch.where(before < self.top_p, ordered, 0.0)
+            probabilities = torch.zeros_like(probabilities).index_copy(0, order, ordered)
+            probabilities = probabilities / probabilities.sum()
+        return probabilities
+
+    def draw(self, logits: Tensor, generator: torch.Generator) -> int:
+        """One token id from the logits (vocabulary,)."""
+        if self.temperature == 0:
+            return int(logits.argmax())
+        # Drawn on the CPU, so that one seed gives one text on every device.
+        return int(torch.multinomial(self.distribution(logits).cpu(), 1, generator=generator))
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a generation: what passed through the model and the token that came out.
+
+    index 0 is the prefill. start and end are the positions that passed. text is the part of the
+    continuation that this token completes ("" inside a character of several bytes). probability is
+    the model's own, before temperature, top_k and top_p. logits are those of the last position,
+    (vocabulary,). stop_reason is None until the last step: "eos", "length" or "context".
+    """
+
+    index: int
+    start: int
+    end: int
+    id: int
+    label: str
+    text: str
+    probability: float
+    seconds: float
+    logits: Tensor = field(repr=False)
+    stop_reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A finished generation.
+
+    text is the continuation; ids are prompt and continuation, new_ids the continuation alone, both
+    with a final EOS. stop_reason is "eos", "length" (max_new_tokens) or "context".
+    """
+
+    text: str
+    ids: list[int]
+    new_ids: list[int]
+    steps: list[Step] = field(repr=False)
+
+    @property
+    def stop_reason(self) -> str | None:
+        """Why the generation ended."""
+        return self.steps[-1].stop_reason
+
+
+def generate(
+    lm: LanguageModel,
+    prompt: str | Sequence[int],
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float = 1.0,
+    seed: int = 0,
+    use_cache: bool = True,
+) -> Generation:
+    """Continue a prompt and return the whole continuation.
+
+    Stops at EOS, after max_new_tokens, or, with a warning, where the context is full.
+
+    Raises ValueError for an empty or too long prompt, unknown ids and impossible settings.
+    """
+    prompt_ids = lm.prompt_ids(prompt)
+    sampling = Sampling(temperature, top_k, top_p, seed)
+    return finish(lm, prompt_ids, list(_steps(lm, prompt_ids, max_new_tokens, sampling, use_cache)))
+
+
+def stream(
+    lm: LanguageModel,
+    prompt: str | Sequence[int],
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float = 1.0,
+    seed: int = 0,
+    use_cache: bool = True,
+) -> Iterator[Step]:
+    """The same as generate, one step at a time."""
+    prompt_ids = lm.prompt_ids(prompt)
+    sampling = Sampling(temperature, top_k, top_p, seed)
+    return _steps(lm, prompt_ids, max_new_tokens, sampling, use_cache)
+
+
+def finish(lm: LanguageModel, prompt_ids: list[int], steps: list[Step]) -> Generation:
+    """Put the steps of a generation together."""
+    new_ids = [step.id for step in steps]
+    ids = prompt_ids + new_ids
+    text = ""
+    if lm.tokenizer is not None:
+        before = len(lm.tokenizer.decode_bytes(prompt_ids))
+        text = lm.tokenizer.decode_bytes(ids)[before:].decode("utf-8", errors="replace")
+    return Generation(text, ids, new_ids, steps)
+
+
+def check_new_tokens(max_new_tokens: int) -> None:
+    """Raise ValueError unless at least one token is asked for."""
+    if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int):
+        raise ValueError(f"max_new_tokens must be a whole number, got {max_new_tokens!r}")
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+
+
+def run_length(lm: LanguageModel, n_prompt: int, max_new_tokens: int) -> int:
+    """Most positions that pass through the model: the last new token is never fed back."""
+    return min(n_prompt + max_new_tokens - 1, lm.config.max_seq_len)
+
+
+def _steps(
+    lm: LanguageModel,
+    prompt_ids: list[int],
+    max_new_tokens: int,
+    sampling: Sampling,
+    use_cache: bool,
+) -> Iterator[Step]:
+    """Check the request at once, then hand out the steps."""
+    check_new_tokens(max_new_tokens)
+    cache = None
+    if use_cache:
+        cache = KVCache(lm.config, capacity=run_length(lm, len(prompt_ids), max_new_tokens))
+    return run_steps(lm, prompt_ids, max_new_tokens, sampling, cache, lm.model)
+
+
+def run_steps(
+    lm: LanguageModel,
+    prompt_ids: list[int],
+    max_new_tokens: int,
+    sampling: Sampling,
+    cache: KVCache | None,
+    forward: Callable[..., Tensor],
+) -> Iterator[Step]:
+    """The loop under every generation: pass the new ids, draw a token, feed it back.
+
+    forward(ids, cache) passes ids (1, position) through the model; the recorder gives its own.
+    Without a cache all ids pass in every step.
+    """
+    generator = torch.Generator().manual_seed(sampling.seed)
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    tokenizer = lm.tokenizer
+    eos_id = None if tokenizer is None else tokenizer.eos_id
+    is_text_empty = tokenizer is None or not tokenizer.decode_bytes(prompt_ids)
+    ids = list(prompt_ids)
+    start = 0
+    for index in range(max_new_tokens):
+        began = time.perf_counter()
+        with torch.inference_mode():
+            new = torch.tensor([ids[start:]], device=lm.device)
+            logits = forward(new, cache)[0, -1]
+            token_id = sampling.draw(logits, generator)
+            probability = float(logits.float().softmax(dim=-1)[token_id])
+        end = len(ids)
+        reason = _stop_reason(lm, token_id, eos_id, end, index + 1 == max_new_tokens)
+        text = ""
+        if tokenizer is not None:
+            # The very first piece of a text loses its leading space, so it is decoded with BOS.
+            new_bytes = tokenizer.decode_bytes([*ids, token_id] if is_text_empty else [token_id])
+            is_text_empty = is_text_empty and not new_bytes
+            text = decoder.decode(new_bytes, final=reason is not None)
+        seconds = time.perf_counter() - began
+        yield Step(
+            index, start, end, token_id, lm.label(token_id), text, probability, seconds, logits,
+            reason,
+        )  # fmt: skip
+        if reason is not None:
+            return
+        ids.append(token_id)
+        start = end if cache is not None else 0
+
+
+def _stop_reason(
+    lm: LanguageModel, token_id: int, eos_id: int | None, n_positions: int, is_last: bool
+) -> str | None:
+    if token_id == eos_id:
+        return "eos"
+    if is_last:
+        return "length"
+    if n_positions >= lm.config.max_seq_len:
+        warnings.warn(
+            f"the context of {lm.config.max_seq_len} positions is full: generation stops here",
+            stacklevel=4,
+        )
+        return "context"
+    return None

@@ -1,0 +1,120 @@
+"""The KV cache: keys and values that are already computed, and how many bytes they take."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from llama_viz.config import ModelConfig
+
+
+class LayerCache:
+    """Keys and values of one layer: buffers of shape (batch, key_value_head, capacity, head_feature)."""
+
+    def __init__(self, cache: KVCache) -> None:
+        self._cache = cache
+        self._keys: Tensor | None = None
+        self._values: Tensor | None = None
+        self.length = 0
+
+    @property
+    def keys(self) -> Tensor | None:
+        """The rotated keys held, (batch, key_value_head, position, head_feature); None before any."""
+        return None if self._keys is None else self._keys[:, :, : self.length]
+
+    @property
+    def values(self) -> Tensor | None:
+        """The values held, (batch, key_value_head, position, head_feature); None before any."""
+        return None if self._values is None else self._values[:, :, : self.length]
+
+    @property
+    def bytes_used(self) -> int:
+        """Bytes of the positions held."""
+        return self.bytes_reserved * self.length // self._cache.capacity
+
+    @property
+    def bytes_reserved(self) -> int:
+        """Bytes of the buffers, held or not."""
+        return 0 if self._keys is None else 2 * self._keys.nbytes
+
+    def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Write new rows after the cache's length and return all keys and values up to them.
+
+        key and value: (batch, key_value_head, position, head_feature), the new positions only.
+        """
+        if self._keys is None or self._values is None:
+            self._keys, self._values = self._cache._reserve(key)
+        start = self._cache.length
+        end = start + key.shape[2]
+        self._keys[:, :, start:end] = key
+        self._values[:, :, start:end] = value
+        self.length = end
+        return self._keys[:, :, :end], self._values[:, :, :end]
+
+
+class KVCache:
+    """Room for the keys and values of `capacity` positions (default: the context) in every layer.
+
+    dtype and device are those of the first keys appended, unless given. A pass over new positions
+    appends to every layer; until the last layer has them, `length` still says where the pass began,
+    so a pass that fails halfway can simply be run again.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        batch_size: int = 1,
+        capacity: int | None = None,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        self.config = config
+        self.batch_size = batch_size
+        self.capacity = config.max_seq_len if capacity is None else capacity
+        for name, number in (("batch_size", batch_size), ("capacity", self.capacity)):
+            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, got {number!r}")
+        self._dtype = dtype
+        self._device = None if device is None else torch.device(device)
+        self.layers = [LayerCache(self) for _ in range(config.n_layers)]
+
+    @property
+    def length(self) -> int:
+        """Positions that every layer holds."""
+        return self.layers[-1].length
+
+    @property
+    def bytes_used(self) -> int:
+        """Bytes of the positions held, all layers together."""
+        return sum(layer.bytes_used for layer in self.layers)
+
+    @property
+    def bytes_reserved(self) -> int:
+        """Bytes of all buffers; 0 until the first keys arrive."""
+        return sum(layer.bytes_reserved for layer in self.layers)
+
+    def check_room(self, batch_size: int, n_positions: int) -> None:
+        """Raise ValueError unless `n_positions` more positions of `batch_size` rows fit."""
+        if batch_size != self.batch_size:
+            raise ValueError(f"the cache holds a batch of {self.batch_size}, got {batch_size}")
+        if self.length + n_positions > self.capacity:
+            raise ValueError(
+                f"the KV cache is full: it holds {self.length} of {self.capacity} positions and "
+                f"{n_positions} more do not fit; make it with a larger capacity"
+            )
+
+    def truncate(self, length: int) -> None:
+        """Forget all positions from `length` on."""
+        if not 0 <= length <= self.length:
+            raise ValueError(
+                f"cannot truncate to {length}: the cache holds {self.length} positions"
+            )
+        for layer in self.layers:
+            layer.length = length
+
+    def _reserve(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        shape = (self.batch_size, self.config.n_kv_heads, self.capacity, self.config.head_dim)
+        dtype, device = self._dtype or like.dtype, self._device or like.device
+        keys, values = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
+        return keys, values

@@ -1,0 +1,112 @@
+"""A model with its tokenizer: what load() returns and every run starts from."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llama_viz.config import ModelConfig
+    from llama_viz.model import Llama
+    from llama_viz.tokenizer import Tokenizer
+
+
+@dataclass
+class LanguageModel:
+    """A model, its tokenizer (None: it takes ids only), and where both came from."""
+
+    model: Llama
+    tokenizer: Tokenizer | None = None
+    name: str = "llama"
+    path: Path | None = None
+    notes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def config(self) -> ModelConfig:
+        """The sizes of the model."""
+        return self.model.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.embedding.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights."""
+        return self.model.embedding.weight.dtype
+
+    @property
+    def checksum(self) -> str | None:
+        """SHA-256 of the checkpoint's file; None for a model that was made here."""
+        if self.path is None:
+            return None
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, after BOS where the tokenizer adds one."""
+        return self._needs_tokenizer("encode text").encode(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, without control tokens."""
+        return self._needs_tokenizer("decode ids").decode(ids)
+
+    def label(self, token_id: int) -> str:
+        """What a figure writes for a token: its visible piece, or its id where no tokenizer is."""
+        return str(token_id) if self.tokenizer is None else self.tokenizer.label(token_id)
+
+    def prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
+        """The ids of a prompt: a text encoded, a list of ids exactly as given.
+
+        Raises ValueError where it is empty, longer than the context, or holds an unknown id.
+        """
+        ids = self.encode(prompt) if isinstance(prompt, str) else _whole_numbers(prompt)
+        if not ids or prompt == "":
+            raise ValueError("the prompt is empty; give at least one character or one token id")
+        if len(ids) > self.config.max_seq_len:
+            raise ValueError(
+                f"the prompt has {len(ids)} tokens and the context holds "
+                f"{self.config.max_seq_len}; shorten the prompt"
+            )
+        for token_id in ids:
+            if not 0 <= token_id < self.config.vocab_size:
+                raise ValueError(
+                    f"token id {token_id} is out of range: "
+                    f"the vocabulary has ids 0 to {self.config.vocab_size - 1}"
+                )
+        return ids
+
+    def optimize(self) -> LanguageModel:
+        """Lay the weights out for generation, in place, and return self.
+
+        A step multiplies one row by each weight; stored column by column, the weight is then read
+        in order by both factors of the product, which is faster on a CPU. Results keep within
+        rounding, and every tap stays.
+        """
+        for module in self.model.modules():
+            if isinstance(module, torch.nn.Linear):
+                module.weight.data = module.weight.data.t().contiguous().t()
+        return self
+
+    def _needs_tokenizer(self, purpose: str) -> Tokenizer:
+        if self.tokenizer is None:
+            raise ValueError(
+                f"{self.name} has no tokenizer to {purpose}: give token ids, "
+                "or load it with tokenizer=..."
+            )
+        return self.tokenizer
+
+
+def _whole_numbers(ids: Any) -> list[int]:
+    """A flat list of ids from a list, an array or a tensor."""
+    ids = ids.tolist() if hasattr(ids, "tolist") else list(ids)
+    if any(isinstance(token_id, bool) or not isinstance(token_id, int) for token_id in ids):
+        raise ValueError("a prompt of ids must be a flat list of whole numbers")
+    return ids

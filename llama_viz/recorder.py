@@ -1,0 +1,711 @@
+"""The recorder: hooks on, a real generation, hooks off, one trace out.
+
+Recording runs the model as every generation does, one prefill and then single tokens with the KV
+cache. Its hooks copy what passes the taps into buffers that were made before the run.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+import re
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llama_viz import __version__
+from llama_viz.errors import MemoryLimitError
+from llama_viz.generation import (
+    Sampling,
+    Step,
+    check_new_tokens,
+    finish,
+    run_length,
+    run_steps,
+)
+from llama_viz.kv_cache import KVCache
+from llama_viz.model import causal_mask
+from llama_viz.taps import Norm, Place, find_places, norms, places, unknown_name
+from llama_viz.trace import VARIABLES, build
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    import xarray as xr
+    from torch.utils.hooks import RemovableHandle
+
+    from llama_viz.language_model import LanguageModel
+
+logger = logging.getLogger("llama_viz")
+
+# What is not read at a tap: cache variables at the attention module, the rest after each pass.
+CACHE_VARIABLES = ("cache_length", "cache_bytes_used", "cache_bytes_reserved")
+LENS_VARIABLES = ("lens_id", "lens_probability")
+SAMPLED_VARIABLES = ("sampled_id", "sampled_probability")
+# How far the logit lens goes at once: rows x vocabulary numbers, 32 MB in float32.
+LENS_CHUNK = 2**23
+
+
+class RecordedStep(NamedTuple):
+    """A step of a generation and the trace of everything so far."""
+
+    step: Step
+    trace: xr.Dataset
+
+
+@dataclass(frozen=True)
+class RecordingSize:
+    """How many bytes a recording will take: in all and by variable."""
+
+    by_variable: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        """Bytes of all variables."""
+        return sum(self.by_variable.values())
+
+    def __str__(self) -> str:
+        costly = sorted(self.by_variable.items(), key=lambda item: -item[1])[:3]
+        most = ", ".join(f"{name} {format_bytes(size)}" for name, size in costly)
+        return f"{format_bytes(self.total)} (most: {most})"
+
+
+def record(
+    lm: LanguageModel,
+    prompt: str | Sequence[int],
+    max_new_tokens: int = 64,
+    taps: Iterable[str] | None = None,
+    layers: Iterable[int] | None = None,
+    memory_limit: str | int | None = "1GB",
+    *,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float = 1.0,
+    seed: int = 0,
+    n_candidates: int = 10,
+) -> xr.Dataset:
+    """Generate as generate() does and return the trace of the run.
+
+    taps are names of trace variables (None: all; lv.SIGNALS: the four signals), layers the numbers
+    of the layers to keep (None: all), n_candidates how many of the likeliest tokens to keep.
+
+    Raises MemoryLimitError, before anything runs, where the trace could pass memory_limit (bytes,
+    or a text such as "500MB"; None: no limit), and ValueError for unknown taps or layers.
+    """
+    prompt_ids = lm.prompt_ids(prompt)
+    check_new_tokens(max_new_tokens)
+    sampling = Sampling(temperature, top_k, top_p, seed)
+    recorder = Recorder(
+        lm, prompt, prompt_ids, max_new_tokens, taps, layers, memory_limit, n_candidates, sampling
+    )
+    for _ in recorder.run():
+        pass
+    return recorder.trace()
+
+
+def record_steps(
+    lm: LanguageModel,
+    prompt: str | Sequence[int],
+    max_new_tokens: int = 64,
+    taps: Iterable[str] | None = None,
+    layers: Iterable[int] | None = None,
+    memory_limit: str | int | None = "1GB",
+    *,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float = 1.0,
+    seed: int = 0,
+    n_candidates: int = 10,
+) -> Iterator[RecordedStep]:
+    """The same as record, one step at a time: each step with the trace so far.
+
+    The hooks come off when the iterator ends, is closed, or is dropped.
+    """
+    prompt_ids = lm.prompt_ids(prompt)
+    check_new_tokens(max_new_tokens)
+    sampling = Sampling(temperature, top_k, top_p, seed)
+    recorder = Recorder(
+        lm, prompt, prompt_ids, max_new_tokens, taps, layers, memory_limit, n_candidates, sampling
+    )
+    return (RecordedStep(step, recorder.trace()) for step in recorder.run())
+
+
+def record_forward(
+    lm: LanguageModel,
+    text_or_ids: str | Sequence[int],
+    taps: Iterable[str] | None = None,
+    layers: Iterable[int] | None = None,
+    memory_limit: str | int | None = "1GB",
+    *,
+    n_candidates: int = 10,
+) -> xr.Dataset:
+    """Pass a text through the model once, writing no new token, and return the trace.
+
+    It has one step; sampled_id and sampled_probability are absent.
+    """
+    prompt_ids = lm.prompt_ids(text_or_ids)
+    recorder = Recorder(
+        lm, text_or_ids, prompt_ids, 0, taps, layers, memory_limit, n_candidates, Sampling()
+    )
+    recorder.run_forward()
+    return recorder.trace()
+
+
+def recording_size(
+    lm: LanguageModel,
+    prompt: str | Sequence[int],
+    max_new_tokens: int = 64,
+    taps: Iterable[str] | None = None,
+    layers: Iterable[int] | None = None,
+    *,
+    n_candidates: int = 10,
+) -> RecordingSize:
+    """The bytes that record() with the same arguments takes at most; nothing runs."""
+    n_prompt = len(lm.prompt_ids(prompt))
+    plan = _Plan.make(lm, n_prompt, max_new_tokens, taps, layers, n_candidates)
+    return plan.size
+
+
+@dataclass(frozen=True)
+class TapContext:
+    """Where a changed value comes from.
+
+    axes name the value's axes after the batch axis; its positions are start to end of the run.
+    """
+
+    name: str
+    variable: str
+    layer: int | None
+    axes: tuple[str, ...]
+    start: int
+    end: int
+
+
+@contextmanager
+def intervene(
+    lm: LanguageModel, changes: Mapping[str, Callable[[Tensor, TapContext], Tensor]]
+) -> Iterator[LanguageModel]:
+    """Change the values of taps in every pass inside the block.
+
+    changes maps a tap's name, such as "blocks.2.attention.weights", or a trace variable (then in
+    all layers) to fn(value, context) -> value of the same shape. Recordings see the changed values
+    and say so in attrs["edited"]. Of nested blocks the innermost changes first.
+    """
+    model = lm.model
+    found = [(place, change) for name, change in changes.items()
+             for place in find_places(name, lm.config.n_layers)]  # fmt: skip
+    names = [place.name for place, _ in found]
+    passing = _PassingPositions()
+    handles: list[RemovableHandle] = []
+    try:
+        # Positions are known when the pass begins; before every other hook, so that a recorder
+        # that is already listening sees the changed value.
+        handles.append(model.register_forward_pre_hook(passing, prepend=True, with_kwargs=True))
+        for place, change in found:
+            module = model.get_submodule(place.path)
+            hook = _changing_hook(place, change, lm.config.to_dict(), passing)
+            if place.before:
+                handles.append(module.register_forward_pre_hook(hook, prepend=True))
+            else:
+                handles.append(module.register_forward_hook(hook, prepend=True))
+        model.interventions.extend(names)
+        yield lm
+    finally:
+        for handle in handles:
+            handle.remove()
+        for name in names:
+            if name in model.interventions:
+                model.interventions.remove(name)
+
+
+class _PassingPositions:
+    """Which positions the pass under way computes."""
+
+    start = end = 0
+
+    def __call__(self, module: Any, args: tuple, kwargs: dict) -> None:
+        ids = args[0] if args else kwargs["ids"]
+        cache = args[1] if len(args) > 1 else kwargs.get("cache")
+        self.start = 0 if cache is None else cache.length
+        self.end = self.start + ids.shape[1]
+
+
+def _changing_hook(
+    place: Place,
+    change: Callable[[Tensor, TapContext], Tensor],
+    sizes: Mapping[str, Any],
+    passing: _PassingPositions,
+) -> Callable[..., Any]:
+    joined = len(place.dims) > len(place.axes)
+    layer = place.row if place.variable != "rms" else None
+
+    def changed(value: Tensor) -> Tensor:
+        context = TapContext(
+            place.name, place.variable, layer, place.dims, passing.start, passing.end
+        )
+        before = value.unflatten(-1, (-1, sizes["head_dim"])) if joined else value
+        after = change(before, context)
+        if not isinstance(after, Tensor) or after.shape != before.shape:
+            got = tuple(after.shape) if isinstance(after, Tensor) else type(after).__name__
+            raise ValueError(
+                f"the change of {place.name} returned {got}, expected a tensor of shape "
+                f"{tuple(before.shape)}: (batch, {', '.join(place.dims)})"
+            )
+        return after.to(value).reshape(value.shape)
+
+    if place.before:
+        return lambda module, args: (changed(args[0]), *args[1:])
+    return lambda module, args, output: changed(output)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What will be recorded and how large each dimension can get."""
+
+    variables: tuple[str, ...]
+    layers: tuple[int, ...]
+    norms: tuple[Norm, ...]
+    sizes: dict[str, int]
+
+    @classmethod
+    def make(
+        cls,
+        lm: LanguageModel,
+        n_prompt: int,
+        max_new_tokens: int,
+        taps: Iterable[str] | None,
+        layers: Iterable[int] | None,
+        n_candidates: int,
+    ) -> _Plan:
+        config = lm.config
+        if n_candidates < 1:
+            raise ValueError(f"n_candidates must be at least 1, got {n_candidates}")
+        variables = _chosen("tap", taps, tuple(VARIABLES))
+        kept_layers = _chosen("layer", layers, tuple(range(config.n_layers)))
+        kept_norms = tuple(
+            norm for norm in norms(config.n_layers) if layers is None or norm.layer in kept_layers
+        )
+        n_positions = run_length(lm, n_prompt, max_new_tokens) if max_new_tokens else n_prompt
+        sizes = {
+            "layer": len(kept_layers),
+            "norm": len(kept_norms),
+            "position": n_positions,
+            "query_position": n_positions,
+            "key_position": n_positions,
+            "head": config.n_heads,
+            "key_value_head": config.n_kv_heads,
+            "head_feature": config.head_dim,
+            "pair": config.n_pairs,
+            "feature": config.dim,
+            "neuron": config.hidden_dim,
+            "vocabulary": config.vocab_size,
+            "step": n_positions - n_prompt + 1,
+            "rank": min(n_candidates, config.vocab_size),
+        }
+        if not max_new_tokens:
+            variables = tuple(name for name in variables if name not in SAMPLED_VARIABLES)
+        return cls(variables, kept_layers, kept_norms, sizes)
+
+    def shape(self, variable: str) -> tuple[int, ...]:
+        return tuple(self.sizes[dim] for dim in VARIABLES[variable].dims)
+
+    @property
+    def size(self) -> RecordingSize:
+        return RecordingSize({
+            name: int(np.prod(self.shape(name), dtype=np.int64))
+            * np.dtype(VARIABLES[name].dtype).itemsize
+            for name in self.variables
+        })  # fmt: skip
+
+
+class Recorder:
+    """One recording of one run: the buffers, the hooks that fill them, and the trace."""
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        prompt: str | Sequence[int],
+        prompt_ids: list[int],
+        max_new_tokens: int,
+        taps: Iterable[str] | None,
+        layers: Iterable[int] | None,
+        memory_limit: str | int | None,
+        n_candidates: int,
+        sampling: Sampling,
+    ) -> None:
+        self.lm = lm
+        self.plan = _Plan.make(lm, len(prompt_ids), max_new_tokens, taps, layers, n_candidates)
+        limit = None if memory_limit is None else parse_bytes(memory_limit)
+        size = self.plan.size
+        if limit is not None and size.total > limit:
+            raise MemoryLimitError(
+                f"the trace would take {size}, more than the memory limit of "
+                f"{format_bytes(limit)}; choose taps= or layers=, write fewer tokens, or raise "
+                "memory_limit="
+            )
+        logger.info("recording takes at most %s", size)
+        self.prompt_ids = prompt_ids
+        self.max_new_tokens = max_new_tokens
+        self.sampling = sampling
+        self.steps: list[Step] = []
+        self.edited: list[str] = []
+        self._prompt_text = prompt if isinstance(prompt, str) else None
+        self._attributes: dict[str, Any] | None = None
+        self._labels: np.ndarray | None = None
+        self._buffers = {name: self._buffer(name) for name in self.plan.variables}
+        # Values of the pass under way that are needed after it: variable -> row -> tensor.
+        self._latest: dict[str, dict[int, Tensor]] = {"residual_out": {}, "head_output": {}}
+        self._bounds: tuple[int, int] | None = None
+        self._thread = 0
+        self._n_passes = 0
+        self._n_positions = 0
+        self._step_of_position = np.zeros(self.plan.sizes["position"], dtype=np.int64)
+
+    # Running
+
+    def run(self) -> Iterator[Step]:
+        """Generate with the hooks on; each step is handed out when it is recorded."""
+        cache = KVCache(self.lm.config, capacity=self.plan.sizes["position"])
+        with self._listening():
+            for step in run_steps(
+                self.lm, self.prompt_ids, self.max_new_tokens, self.sampling, cache, self._forward
+            ):
+                self._keep_step(step)
+                yield step
+
+    def run_forward(self) -> None:
+        """Pass the prompt once, with the hooks on."""
+        cache = KVCache(self.lm.config, capacity=self.plan.sizes["position"])
+        with self._listening(), torch.inference_mode():
+            self._forward(torch.tensor([self.prompt_ids], device=self.lm.device), cache)
+
+    def _forward(self, ids: Tensor, cache: KVCache) -> Tensor:
+        """One pass of this run. Hooks record inside it only: another run may use the model between."""
+        began = time.perf_counter()
+        start = cache.length
+        end = start + ids.shape[1]
+        self._thread, self._bounds = threading.get_ident(), (start, end)
+        try:
+            logits = self.lm.model(ids, cache=cache)
+        finally:
+            self._bounds = None
+        self.edited += [n for n in self.lm.model.interventions if n not in self.edited]
+        self._step_of_position[start:end] = self._n_passes
+        self._after_pass(start, end, logits[0, -1])
+        self._put_step("step_positions", ids.shape[1])
+        self._put_step("step_seconds", time.perf_counter() - began)
+        self._n_passes += 1
+        self._n_positions = end
+        return logits
+
+    def _keep_step(self, step: Step) -> None:
+        self.steps.append(step)
+        for name, value in (
+            ("sampled_id", step.id),
+            ("sampled_probability", step.probability),
+            ("step_seconds", step.seconds),
+        ):
+            if name in self._buffers:
+                self._buffers[name][step.index] = value
+
+    # Listening
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        handles: list[RemovableHandle] = []
+        try:
+            for place in places(self.lm.config.n_layers):
+                row = self._row(place)
+                if row is None:
+                    continue
+                module = self.lm.model.get_submodule(place.path)
+                keep = self._keeper(place, row)
+                if place.before:
+                    handles.append(module.register_forward_pre_hook(
+                        lambda module, args, keep=keep: keep(args[0])))  # fmt: skip
+                else:
+                    handles.append(module.register_forward_hook(
+                        lambda module, args, output, keep=keep: keep(output)))  # fmt: skip
+            for row, layer in enumerate(self.plan.layers):
+                if any(name in self._buffers for name in CACHE_VARIABLES):
+                    module = self.lm.model.get_submodule(f"blocks.{layer}.attention")
+                    handles.append(module.register_forward_hook(
+                        lambda module, args, output, row=row: self._keep_cache(row, args[2])
+                    ))  # fmt: skip
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            self._bounds = None
+
+    def _row(self, place: Place) -> int | None:
+        """Where a place goes in its buffer; None where nothing of it is wanted."""
+        wanted = place.variable in self._buffers or self._needed_after(place.variable)
+        if not wanted:
+            return None
+        if place.variable == "rms":
+            indices = [norm.index for norm in self.plan.norms]
+            return indices.index(place.row) if place.row in indices else None
+        if place.row is None:
+            return -1
+        return self.plan.layers.index(place.row) if place.row in self.plan.layers else None
+
+    def _needed_after(self, variable: str) -> bool:
+        if variable == "residual_out":
+            return any(name in self._buffers for name in LENS_VARIABLES)
+        return variable == "head_output" and "head_contribution_norm" in self._buffers
+
+    def _bounds_of_my_pass(self) -> tuple[int, int] | None:
+        """Start and end of the pass under way; None where it is not this recording's."""
+        return self._bounds if threading.get_ident() == self._thread else None
+
+    def _keeper(self, place: Place, row: int) -> Callable[[Tensor], None]:
+        """What copies the values of one place into its buffer."""
+        variable, dims = place.variable, place.dims
+        buffer = self._buffers.get(variable)
+        target = buffer if buffer is None or row < 0 else buffer[row]
+        is_map = "query_position" in dims
+        is_scores = variable == "attention_scores"
+        needed_after = self._needed_after(variable)
+        sizes = self.plan.sizes
+
+        def keep(value: Tensor) -> None:
+            bounds = self._bounds_of_my_pass()
+            if bounds is None:
+                return
+            start, end = bounds
+            now = {"position": end - start, "query_position": end - start, "key_position": end}
+            shape = tuple(now.get(dim) or sizes[dim] for dim in dims)
+            if value.shape[0] != 1 or value[0].numel() != int(np.prod(shape)):
+                raise ValueError(
+                    f"{place.name} gave the shape {tuple(value.shape)}, but its axes are "
+                    f"(batch, {', '.join(dims)}) with the sizes {(1, *shape)}"
+                )
+            value = value[0].reshape(shape)
+            if needed_after:
+                self._latest[variable][row] = value
+            if target is None:
+                return
+            if is_scores and end - start > 1:
+                hidden = ~causal_mask(end - start, end, value.device)
+                value = value.masked_fill(hidden, float("nan"))
+            if is_map:
+                target[:, start:end, :end] = value
+            else:
+                target[start:end] = value
+
+        return keep
+
+    def _keep_cache(self, row: int, layer_cache: Any) -> None:
+        if self._bounds_of_my_pass() is None:
+            return
+        for name in CACHE_VARIABLES:
+            if name in self._buffers:
+                value = getattr(layer_cache, name.removeprefix("cache_"))
+                self._buffers[name][self._n_passes, row] = value
+
+    # After each pass: what is computed from its values and the weights
+
+    def _after_pass(self, start: int, end: int, last_logits: Tensor) -> None:
+        if any(name in self._buffers for name in LENS_VARIABLES):
+            self._keep_lens(start, end)
+        if "head_contribution_norm" in self._buffers:
+            self._keep_head_contributions(start, end)
+        for rows in self._latest.values():
+            rows.clear()
+        probabilities = last_logits.float().softmax(dim=-1)
+        if "entropy" in self._buffers:
+            self._put_step("entropy", torch.special.entr(probabilities).sum())
+        candidates = probabilities.topk(self.plan.sizes["rank"])
+        self._put_step("candidate_id", candidates.indices)
+        self._put_step("candidate_probability", candidates.values)
+
+    def _put_step(self, name: str, value: Any) -> None:
+        if name in self._buffers:
+            self._buffers[name][self._n_passes] = value
+
+    def _keep_lens(self, start: int, end: int) -> None:
+        """Let the final norm and the output head read every block's residual_out."""
+        model = self.lm.model
+        rows = self._latest["residual_out"]
+        stream = torch.stack([rows[row] for row in range(len(self.plan.layers))]).flatten(0, 1)
+        chunk = max(1, LENS_CHUNK // self.lm.config.vocab_size)
+        ids, probabilities = [], []
+        for part in stream.split(chunk):
+            # The functions, not the modules: nobody's hooks hear these passes.
+            normed = F.rms_norm(part, (part.shape[-1],), model.norm.weight, model.norm.eps)
+            top = F.linear(normed, model.output.weight).float().softmax(dim=-1)
+            top = top.topk(self.plan.sizes["rank"])
+            ids.append(top.indices)
+            probabilities.append(top.values)
+        shape = (len(self.plan.layers), end - start, -1)
+        for name, parts in (("lens_id", ids), ("lens_probability", probabilities)):
+            if name in self._buffers:
+                self._buffers[name][:, start:end] = torch.cat(parts).view(shape)
+
+    def _keep_head_contributions(self, start: int, end: int) -> None:
+        """The length of W_output of one head times its output, for each head and position."""
+        n_heads = self.lm.config.n_heads
+        for row, layer in enumerate(self.plan.layers):
+            weight = self.lm.model.get_submodule(f"blocks.{layer}.attention.output").weight
+            by_head = weight.unflatten(1, (n_heads, -1))  # (feature, head, head_feature)
+            output = self._latest["head_output"][row]
+            added = torch.einsum("phf,dhf->hpd", output, by_head).float()
+            self._buffers["head_contribution_norm"][row, :, start:end] = added.norm(dim=-1)
+
+    # The trace
+
+    def _buffer(self, name: str) -> Tensor:
+        shape = self.plan.shape(name)
+        dtype = getattr(torch, VARIABLES[name].dtype)
+        if name == "attention_scores":
+            return torch.full(shape, float("nan"), dtype=dtype)
+        if name == "norm_gain":
+            weights = [self.lm.model.get_submodule(norm.path).weight for norm in self.plan.norms]
+            if not weights:
+                return torch.zeros(shape, dtype=dtype)
+            return torch.stack([weight.detach().float().cpu() for weight in weights])
+        return torch.zeros(shape, dtype=dtype)
+
+    def trace(self) -> xr.Dataset:
+        """Everything recorded so far; the arrays are views of the buffers, which only grow."""
+        now = {
+            **self.plan.sizes,
+            "step": self._n_passes,
+            **dict.fromkeys(("position", "query_position", "key_position"), self._n_positions),
+        }
+        values = {}
+        for name, buffer in self._buffers.items():
+            ends = tuple(slice(now[dim]) for dim in VARIABLES[name].dims)
+            values[name] = buffer.numpy()[ends]
+        return build(values, self._coordinates(values), self._describe())
+
+    def _coordinates(self, values: dict[str, np.ndarray]) -> dict[str, Any]:
+        config, plan = self.lm.config, self.plan
+        new_ids = [step.id for step in self.steps]
+        ids = np.array([*self.prompt_ids, *new_ids][: self._n_positions])
+        tokens = self._label(ids)
+        positions = np.arange(self._n_positions)
+        coordinates: dict[str, Any] = {
+            "position": positions,
+            "token_id": ("position", ids),
+            "token": ("position", tokens),
+            "step_of_position": ("position", self._step_of_position[: self._n_positions].copy()),
+            "step": np.arange(self._n_passes),
+            "layer": list(plan.layers),
+            "head": np.arange(config.n_heads),
+            "kv_head_of_head": ("head", config.kv_head_of_head),
+            "norm": [norm.index for norm in plan.norms],
+            "norm_layer": ("norm", [norm.layer for norm in plan.norms]),
+            "norm_kind": ("norm", np.array([norm.kind for norm in plan.norms], dtype=str)),
+        }
+        if self.steps:
+            coordinates["sampled_token"] = ("step", self._label(np.array(new_ids)))
+        dims = {dim for name in values for dim in VARIABLES[name].dims}
+        for side in ("query", "key"):
+            if f"{side}_position" in dims:
+                coordinates[f"{side}_position"] = positions
+                coordinates[f"{side}_token"] = (f"{side}_position", tokens)
+        for dim in ("key_value_head", "pair", "rank"):
+            if dim in dims:
+                coordinates[dim] = np.arange(plan.sizes[dim])
+        for kind in ("candidate", "lens"):
+            if f"{kind}_id" in values:
+                labels = self._label(values[f"{kind}_id"])
+                coordinates[f"{kind}_token"] = (VARIABLES[f"{kind}_id"].dims, labels)
+        if "vocabulary" in dims:
+            coordinates["vocabulary_token"] = ("vocabulary", self._label_table())
+        return coordinates
+
+    def _label_table(self) -> np.ndarray:
+        if self._labels is None:
+            labels = [self.lm.label(token_id) for token_id in range(self.lm.config.vocab_size)]
+            self._labels = np.array(labels, dtype=str)
+        return self._labels
+
+    def _label(self, ids: np.ndarray) -> np.ndarray:
+        return self._label_table()[ids.astype(np.int64)]
+
+    def _describe(self) -> dict[str, Any]:
+        if self._attributes is None:
+            self._attributes = self._describe_once()
+        done = finish(self.lm, self.prompt_ids, self.steps)
+        return {
+            **self._attributes,
+            "text": done.text,
+            "stop_reason": done.stop_reason if self.steps else None,
+            "edited": list(self.edited),
+        }
+
+    def _describe_once(self) -> dict[str, Any]:
+        lm = self.lm
+        prompt = self._prompt_text
+        if prompt is None and lm.tokenizer is not None:
+            prompt = lm.decode(self.prompt_ids)
+        return {
+            "model": lm.name,
+            "config": lm.config.to_dict(),
+            "prompt": prompt,
+            "prompt_ids": list(self.prompt_ids),
+            "max_new_tokens": self.max_new_tokens,
+            "temperature": self.sampling.temperature,
+            "top_k": self.sampling.top_k,
+            "top_p": self.sampling.top_p,
+            "seed": self.sampling.seed,
+            "dtype": str(lm.dtype).removeprefix("torch."),
+            "device": str(lm.device),
+            "rope_layout": "interleaved",
+            "checkpoint_sha256": lm.checksum,
+            "bytes_planned": self.plan.size.total,
+            "versions": {
+                "llama_viz": __version__,
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+                "python": platform.python_version(),
+            },
+        }
+
+
+def _chosen(kind: str, names: Any, choices: tuple) -> tuple:
+    """The choices that were named, in their own order; all for None."""
+    if names is None:
+        return choices
+    asked = [names] if isinstance(names, (str, int)) else list(names)
+    for name in asked:
+        if name not in choices or isinstance(name, bool):
+            raise unknown_name(kind, name, choices)
+    if not asked:
+        raise ValueError(f"{kind}s= is empty; name at least one or leave it out for all")
+    return tuple(choice for choice in choices if choice in asked)
+
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+          "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}  # fmt: skip
+
+
+def parse_bytes(size: str | int) -> int:
+    """A number of bytes from a whole number or a text such as "500MB" or "1.5GiB"."""
+    if isinstance(size, int) and not isinstance(size, bool) and size >= 0:
+        return size
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(size))
+    if match is None or match[2].upper() not in _UNITS:
+        raise ValueError(f"cannot read {size!r} as a size; write a number of bytes or '500MB'")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def format_bytes(size: int) -> str:
+    """Bytes in a unit that reads well: 812 B, 1.5 MB, 18.0 GB."""
+    if size < 1000:
+        return f"{size} B"
+    for unit in ("kB", "MB", "GB"):
+        size_in_unit = size / 1000 ** ("kB", "MB", "GB").index(unit) / 1000
+        if size_in_unit < 1000 or unit == "GB":
+            break
+    return f"{size_in_unit:.1f} {unit}"
