@@ -1,4 +1,4 @@
-"""See a LLaMA think: a small instrumented LLaMA, recordings of its real runs, and their pictures."""
+"""See a LLaMA think: a small instrumented LLaMA, recordings of its runs, and their pictures."""
 
 from __future__ import annotations
 

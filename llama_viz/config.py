@@ -93,7 +93,7 @@ class ModelConfig:
         return heads * embedding + norms + self.n_layers * (attention + feed_forward)
 
     def kv_cache_bytes(self, positions: int, *, batch_size: int = 1, itemsize: int = 4) -> int:
-        """Bytes of keys and values: 2 x layers x kv_heads x head_dim x positions x batch x itemsize."""
+        """Bytes of keys and values: 2 x layers x kv_heads x head_dim x positions x batch x item."""
         per_position = 2 * self.n_layers * self.n_kv_heads * self.head_dim
         return per_position * positions * batch_size * itemsize
 
@@ -103,7 +103,8 @@ class ModelConfig:
 
 
 _COUNTS = (
-    "n_layers", "n_heads", "n_kv_heads", "dim", "head_dim", "hidden_dim", "vocab_size", "max_seq_len",
+    "n_layers", "n_heads", "n_kv_heads", "dim", "head_dim", "hidden_dim", "vocab_size",
+    "max_seq_len",
 )  # fmt: skip
 
 
@@ -117,8 +118,9 @@ def _published(layers: int, heads: int, dim: int, context: int, **rest: Any) -> 
     return ModelConfig(n_layers=layers, n_heads=heads, dim=dim, max_seq_len=context, **rest)
 
 
-# The published shapes: Touvron et al. 2023 (LLaMA, Llama 2), Roziere et al. 2023 (Code Llama), and the
-# model cards of TinyLlama and SmolLM2. Llama 2 34B was never released: Code Llama 34B has its shape.
+# The published shapes: Touvron et al. 2023 (LLaMA, Llama 2), Roziere et al. 2023 (Code Llama), and
+# the model cards of TinyLlama and SmolLM2. Llama 2 34B was never released: Code Llama 34B has its
+# shape.
 PRESETS: dict[str, ModelConfig] = {
     "llama-7b": _published(32, 32, 4096, 2048, norm_eps=1e-6),
     "llama-13b": _published(40, 40, 5120, 2048, norm_eps=1e-6),

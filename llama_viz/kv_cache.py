@@ -9,7 +9,7 @@ from llama_viz.config import ModelConfig
 
 
 class LayerCache:
-    """Keys and values of one layer: buffers of shape (batch, key_value_head, capacity, head_feature)."""
+    """Keys and values of one layer, each (batch, key_value_head, capacity, head_feature)."""
 
     def __init__(self, cache: KVCache) -> None:
         self._cache = cache
@@ -19,7 +19,7 @@ class LayerCache:
 
     @property
     def keys(self) -> Tensor | None:
-        """The rotated keys held, (batch, key_value_head, position, head_feature); None before any."""
+        """Rotated keys held, (batch, key_value_head, position, head_feature); None before any."""
         return None if self._keys is None else self._keys[:, :, : self.length]
 
     @property

@@ -47,7 +47,7 @@ class RotaryEmbedding(nn.Module):
         self.angle = Tap("position", "pair")
 
     def forward(self, start: int, end: int, device: torch.device) -> Tensor:
-        """Complex numbers of length 1 for the positions from start to end: (1, position, 1, pair)."""
+        """Complex numbers of length 1 for positions start to end: (1, position, 1, pair)."""
         positions = torch.arange(start, end, device=device, dtype=torch.float32)
         angle = self.angle((positions[:, None] * self.frequencies.to(device))[None])
         return torch.polar(torch.ones_like(angle), angle)[:, :, None]
@@ -66,7 +66,8 @@ class Attention(nn.Module):
     """Causal attention in which n_heads query heads share n_kv_heads key/value heads.
 
     Query head h reads key/value head h // (n_heads / n_kv_heads). As many key/value heads as query
-    heads is MHA (Vaswani et al. 2017), one is MQA (Shazeer 2019), between is GQA (Ainslie et al. 2023).
+    heads is MHA (Vaswani et al. 2017), one is MQA (Shazeer 2019), between is GQA (Ainslie et al.
+    2023).
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -125,7 +126,7 @@ class Attention(nn.Module):
 
 
 def causal_mask(n_queries: int, n_keys: int, device: torch.device | None = None) -> Tensor:
-    """True where a query may look: the last n_queries of n_keys positions, each at itself and before."""
+    """True where a query, one of the last n_queries of n_keys positions, may look: not ahead."""
     ones = torch.ones(n_queries, n_keys, dtype=torch.bool, device=device)
     return ones.tril(diagonal=n_keys - n_queries)
 
@@ -145,7 +146,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: attention, then the feed-forward, each reading a normed copy of the residual stream."""
+    """One layer: attention, then the feed-forward, each reading the normed residual stream."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

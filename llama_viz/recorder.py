@@ -387,7 +387,7 @@ class Recorder:
             self._forward(torch.tensor([self.prompt_ids], device=self.lm.device), cache)
 
     def _forward(self, ids: Tensor, cache: KVCache) -> Tensor:
-        """One pass of this run. Hooks record inside it only: another run may use the model between."""
+        """One pass of this run. Hooks record inside it alone: others may use the model between."""
         began = time.perf_counter()
         start = cache.length
         end = start + ids.shape[1]
@@ -537,14 +537,15 @@ class Recorder:
         rows = self._latest["residual_out"]
         stream = torch.stack([rows[row] for row in range(len(self.plan.layers))]).flatten(0, 1)
         chunk = max(1, LENS_CHUNK // self.lm.config.vocab_size)
-        ids, probabilities = [], []
+        ids: list[Tensor] = []
+        probabilities: list[Tensor] = []
         for part in stream.split(chunk):
             # The functions, not the modules: nobody's hooks hear these passes.
             normed = F.rms_norm(part, (part.shape[-1],), model.norm.weight, model.norm.eps)
-            top = F.linear(normed, model.output.weight).float().softmax(dim=-1)
-            top = top.topk(self.plan.sizes["rank"])
-            ids.append(top.indices)
-            probabilities.append(top.values)
+            likely = F.linear(normed, model.output.weight).float().softmax(dim=-1)
+            best = torch.topk(likely, self.plan.sizes["rank"])
+            ids.append(best[1])
+            probabilities.append(best[0])
         shape = (len(self.plan.layers), end - start, -1)
         for name, parts in (("lens_id", ids), ("lens_probability", probabilities)):
             if name in self._buffers:
@@ -554,7 +555,7 @@ class Recorder:
         """The length of W_output of one head times its output, for each head and position."""
         n_heads = self.lm.config.n_heads
         for row, layer in enumerate(self.plan.layers):
-            weight = self.lm.model.get_submodule(f"blocks.{layer}.attention.output").weight
+            weight = self.lm.model.get_parameter(f"blocks.{layer}.attention.output.weight")
             by_head = weight.unflatten(1, (n_heads, -1))  # (feature, head, head_feature)
             output = self._latest["head_output"][row]
             added = torch.einsum("phf,dhf->hpd", output, by_head).float()
@@ -568,7 +569,8 @@ class Recorder:
         if name == "attention_scores":
             return torch.full(shape, float("nan"), dtype=dtype)
         if name == "norm_gain":
-            weights = [self.lm.model.get_submodule(norm.path).weight for norm in self.plan.norms]
+            model = self.lm.model
+            weights = [model.get_parameter(f"{norm.path}.weight") for norm in self.plan.norms]
             if not weights:
                 return torch.zeros(shape, dtype=dtype)
             return torch.stack([weight.detach().float().cpu() for weight in weights])

@@ -153,7 +153,7 @@ def places(n_layers: int) -> list[Place]:
 
 
 def find_places(name: str, n_layers: int) -> list[Place]:
-    """The places of a tap's name (blocks.2.attention.weights) or variable (attention_weights: all layers).
+    """The places of a tap's name, or those of a variable in all layers.
 
     Raises ValueError, with the choices, where there is none.
     """
@@ -168,9 +168,7 @@ def find_places(name: str, n_layers: int) -> list[Place]:
     return found
 
 
-def unknown_name(
-    kind: str, name: object, choices: Iterable[object], note: str = ""
-) -> ValueError:
+def unknown_name(kind: str, name: object, choices: Iterable[object], note: str = "") -> ValueError:
     """The one error for a name that is not known: says the name, a guess and the choices."""
     names = [str(choice) for choice in choices]
     near = get_close_matches(str(name), names, n=1)

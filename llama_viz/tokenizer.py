@@ -37,7 +37,7 @@ class Tokenizer:
 
     @classmethod
     def from_file(cls, path: str | Path) -> Tokenizer:
-        """Read a tokenizer.model; raises CheckpointError where it is damaged or not SentencePiece."""
+        """Read a tokenizer.model; raises CheckpointError where it is damaged or none."""
         path = Path(path)
         try:
             return cls(path.read_bytes())

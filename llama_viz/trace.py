@@ -79,8 +79,8 @@ VARIABLES: dict[str, Variable] = {
         Variable("candidate_id", ("step", "rank"), "the likeliest next tokens", "int64"),
         Variable("candidate_probability", ("step", "rank"), "their probabilities"),
         Variable("lens_id", ("layer", "position", "rank"),
-                 "the likeliest next tokens if the final norm and the output head read this block's "
-                 "residual_out", "int64"),
+                 "the likeliest next tokens if the final norm and the output head read "
+                 "residual_out here", "int64"),
         Variable("lens_probability", ("layer", "position", "rank"), "their probabilities"),
         Variable("norm_gain", ("norm", "feature"), "the gain of each RMSNorm"),
         Variable("head_contribution_norm", ("layer", "head", "position"),

@@ -27,7 +27,7 @@ FORMAT = "llama_viz"
 
 @dataclass(frozen=True)
 class NativeCheckpoint:
-    """What a file of this format holds: the model, and the notes written beside its configuration."""
+    """What a file of this format holds: the model, and the notes in its header."""
 
     model: Llama
     metadata: dict[str, str]
@@ -40,7 +40,7 @@ def save_native(
     dtype: torch.dtype | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write the model to one file, as it is or in dtype; metadata are further notes for the header."""
+    """Write the model to one file, as it is or in dtype; metadata are notes for its header."""
     tensors = {
         name: tensor.detach().to("cpu", dtype or tensor.dtype).contiguous()
         for name, tensor in _named_weights(model).items()

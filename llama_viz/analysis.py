@@ -1,0 +1,240 @@
+"""What follows from a trace: derived arrays, each computed from the recording alone.
+
+Every function takes a trace and returns a labelled xarray.DataArray. No weights are needed, so a
+trace that was saved to a file can be analysed anywhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from llama_viz.config import ModelConfig
+from llama_viz.trace import VARIABLES
+
+# Bytes of one number of the types that a model can be loaded in.
+ITEMSIZE = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+
+# A pair of features shorter than this has lost the precision that a direction takes.
+SHORTEST_PAIR = {"float16": 1e-4}
+SHORTEST_PAIR_ELSEWHERE = 1e-30
+
+
+def require(trace: xr.Dataset, *names: str) -> None:
+    """Raise ValueError, with the way to record it, where the trace lacks one of these variables."""
+    if not isinstance(trace, xr.Dataset):
+        raise TypeError(f"expected a trace (xarray.Dataset), got {type(trace).__name__}")
+    if "prompt" in trace.dims:
+        raise ValueError("the trace holds several prompts; choose one: trace.isel(prompt=0)")
+    missing = [name for name in names if name not in trace]
+    if not missing:
+        return
+    for name in missing:
+        if name not in VARIABLES and name not in ("token", "step_of_position"):
+            raise _unknown("variable", name, VARIABLES)
+    listed = " and ".join(missing)
+    if all(name.startswith("sampled_") for name in missing):
+        how = "it is written by lv.record(lm, prompt), not by lv.record_forward"
+    else:
+        taps = ", ".join(f'"{name}"' for name in missing)
+        how = f"record it with lv.record(lm, prompt, taps=[{taps}, ...]), or with taps=None for all"
+    raise ValueError(f"the trace has no {listed}; {how}")
+
+
+def pick(trace: xr.Dataset, dim: str, value: Any) -> int:
+    """The number along a dimension as a plain int.
+
+    Raises ValueError, with the choices, where the trace does not have it.
+    """
+    choices = [int(choice) for choice in trace[dim].values]
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not whole or value not in choices:
+        raise _unknown(dim, value, choices)
+    return int(value)
+
+
+def config_of(trace: xr.Dataset) -> ModelConfig:
+    """The sizes of the model that was recorded."""
+    return ModelConfig(**trace.attrs["config"])
+
+
+def wrapped(angle: Any) -> Any:
+    """The same direction as an angle in (-pi, pi], in radians; arrays keep kind and labels."""
+    angle = np.pi - np.mod(np.pi - angle, 2 * np.pi)
+    return angle + 2 * np.pi * (angle <= -np.pi)  # where the remainder was rounded up to a turn
+
+
+def applied_rotation_angle(trace: xr.Dataset) -> xr.DataArray:
+    """The angle by which rotary positions turn each pair: position x theta^(-2i / head_dim).
+
+    Computed from the configuration (Su et al. 2021). Returns (position, pair) in radians, with
+    all whole turns.
+    """
+    require(trace)
+    config = config_of(trace)
+    pair = np.arange(config.n_pairs)
+    frequency = config.rope_theta ** (-2 * pair / config.head_dim)
+    angle = trace["position"].values[:, None] * frequency
+    return xr.DataArray(
+        angle,
+        _coordinates(trace, "position") | {"pair": pair},
+        ("position", "pair"),
+        "applied_rotation_angle",
+        {"long_name": "position x theta^(-2i / head_dim)", "units": "radian"},
+    )
+
+
+def measured_rotation_angle(trace: xr.Dataset, of: str = "query") -> xr.DataArray:
+    """The angle between each pair of features before and after rotation, as the run had them.
+
+    of is "query" or "key". Returns (layer, position, head or key_value_head, pair), radians in
+    (-pi, pi]: whole turns cannot be seen. A pair too short to have a direction is NaN: 0, or below
+    1e-4 in float16, whose smaller numbers are coarse.
+    """
+    if of not in ("query", "key"):
+        raise _unknown("vector", of, ("query", "key"))
+    require(trace, of, f"{of}_rotated")
+    before, after = (_pairs_as_complex(trace[name]) for name in (of, f"{of}_rotated"))
+    # The turn from a to b is the direction of b times the mirror image of a.
+    turn = after * before.conj()
+    shortest = SHORTEST_PAIR.get(trace.attrs.get("dtype", ""), SHORTEST_PAIR_ELSEWHERE)
+    angle = np.where(np.abs(before) > shortest, np.angle(turn), np.nan)
+    heads = str(trace[of].dims[2])
+    dims = ("layer", "position", heads, "pair")
+    coordinates = _coordinates(trace, "layer", "position", heads)
+    return xr.DataArray(
+        wrapped(angle),
+        coordinates | {"pair": np.arange(angle.shape[-1])},
+        dims,
+        f"measured_rotation_angle_of_{of}",
+        {"long_name": f"angle between the {of} before and after rotation", "units": "radian"},
+    )
+
+
+def masked_scores(trace: xr.Dataset) -> xr.DataArray:
+    """The attention scores with -inf where a query may not look: above the diagonal.
+
+    Returns (layer, head, query_position, key_position).
+    """
+    require(trace, "attention_scores")
+    scores = trace["attention_scores"]
+    allowed = trace["key_position"] <= trace["query_position"]
+    masked = scores.where(allowed, -np.inf).transpose(*scores.dims)
+    return masked.rename("masked_scores").assign_attrs(long_name="attention scores after the mask")
+
+
+def rms_of_residual(trace: xr.Dataset) -> xr.DataArray:
+    """sqrt(mean(x^2) + eps) of the residual stream that each norm reads, computed anew.
+
+    Needs residual_in, residual_middle and residual_out, whichever the recorded norms read. Returns
+    (norm, position), to compare with the recorded rms.
+    """
+    sources = {"attention": "residual_in", "feed_forward": "residual_middle"}
+    kinds = [str(kind) for kind in trace["norm_kind"].values]
+    require(trace, *dict.fromkeys(sources.get(kind, "residual_out") for kind in kinds))
+    rows = []
+    for kind, layer in zip(kinds, trace["norm_layer"].values, strict=True):
+        # The final norm reads what the last block leaves behind.
+        stream = (
+            trace[sources[kind]].sel(layer=layer)
+            if kind in sources
+            else trace["residual_out"].sel(layer=layer - 1)
+        )
+        square = stream.values.astype(np.float64) ** 2
+        rows.append(np.sqrt(square.mean(axis=-1) + config_of(trace).norm_eps))
+    return xr.DataArray(
+        np.stack(rows),
+        _coordinates(trace, "norm", "position"),
+        ("norm", "position"),
+        "rms_of_residual",
+        {"long_name": "sqrt(mean(x^2) + eps) of the recorded residual stream"},
+    )
+
+
+def cache_bytes(trace: xr.Dataset) -> xr.DataArray:
+    """The bytes that the KV cache must hold after each step, by the formula.
+
+    2 x kv_heads x head_dim x positions x bytes per number in each layer. Returns (step, layer).
+    """
+    require(trace, "step_of_position")
+    config = config_of(trace)
+    dtype = trace.attrs["dtype"]
+    if dtype not in ITEMSIZE:
+        raise _unknown("dtype", dtype, ITEMSIZE)
+    # Counted from the positions, not read from the cache: this is what the cache is checked with.
+    positions = np.array([
+        int((trace["step_of_position"] <= step).sum()) for step in trace["step"].values
+    ])  # fmt: skip
+    per_position = 2 * config.n_kv_heads * config.head_dim * ITEMSIZE[dtype]
+    per_step = np.repeat(positions[:, None] * per_position, trace.sizes["layer"], axis=1)
+    return xr.DataArray(
+        per_step.astype(np.int64),
+        _coordinates(trace, "step", "layer"),
+        ("step", "layer"),
+        "cache_bytes",
+        {"long_name": "2 x kv_heads x head_dim x positions x itemsize", "units": "byte"},
+    )
+
+
+def token_probability(trace: xr.Dataset) -> xr.DataArray:
+    """The probability that the model gave each token of the run, given the tokens before it.
+
+    Prompt tokens are read from logits (NaN where logits were not recorded, and for the first token,
+    which nothing came before); new tokens from sampled_probability, else from logits. Returns
+    (position), with the token that was written last at one position more than passed through the
+    model; coordinates token and is_prompt.
+    """
+    require(trace, "token")
+    if "logits" not in trace and "sampled_probability" not in trace:
+        require(trace, "logits" if "sampled_token" not in trace.coords else "sampled_probability")
+    n_prompt = len(trace.attrs["prompt_ids"])
+    ids = trace["token_id"].values
+    tokens = [str(token) for token in trace["token"].values]
+    # Step s writes the token at position n_prompt + s; the last one has not passed through.
+    written = trace["step"].values + n_prompt
+    if "sampled_token" in trace.coords and len(tokens) in written:
+        tokens.append(str(trace["sampled_token"].values[written == len(tokens)][0]))
+
+    probability = np.full(len(tokens), np.nan)
+    if "logits" in trace and len(ids) > 1:
+        logits = trace["logits"].values[: len(ids) - 1].astype(np.float64)
+        logits -= logits.max(axis=-1, keepdims=True)
+        chosen = np.take_along_axis(logits, ids[1:, None], axis=-1)[:, 0]
+        probability[1 : len(ids)] = np.exp(chosen) / np.exp(logits).sum(axis=-1)
+    if "sampled_probability" in trace:
+        known = written < len(tokens)
+        probability[written[known]] = trace["sampled_probability"].values[known]
+    return xr.DataArray(
+        probability,
+        {
+            "position": np.arange(len(tokens)),
+            "token": ("position", np.array(tokens, dtype=object)),
+            "is_prompt": ("position", np.arange(len(tokens)) < n_prompt),
+        },
+        ("position",),
+        "token_probability",
+        {"long_name": "probability of each token given those before it"},
+    )
+
+
+def _pairs_as_complex(vectors: xr.DataArray) -> np.ndarray:
+    """Features 2i and 2i + 1 as one complex number: (layer, position, head, pair)."""
+    return vectors.values[..., 0::2].astype(np.complex128) + 1j * vectors.values[..., 1::2]
+
+
+def _coordinates(trace: xr.Dataset, *dims: str) -> dict[str, Any]:
+    """The coordinates of a trace that lie along these dimensions."""
+    return {
+        str(name): coordinate.variable
+        for name, coordinate in trace.coords.items()
+        if set(coordinate.dims) <= set(dims)
+    }
+
+
+def _unknown(kind: str, name: object, choices: Any) -> ValueError:
+    # Imported where it is raised: taps.py brings torch, which a trace does not need.
+    from llama_viz.taps import unknown_name
+
+    return unknown_name(kind, name, choices)
