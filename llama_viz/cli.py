@@ -6,16 +6,15 @@ import argparse
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 FIRST_NOTEBOOK = CHECKOUT / "notebooks" / "00_start_here.ipynb"
 
-INTERRUPTED = 130  # what a shell reports of a program that Ctrl-C ended
+# What a shell reports of a program that Ctrl-C ended, and of one whose reader went away.
+INTERRUPTED = 130
+ENOUGH = 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,6 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: complain(message)
             return options.run(options, others) or 0
+    except BrokenPipeError:
+        # The reader has seen enough (`| head`); Python must not try to write the rest at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ENOUGH
     except (ValueError, OSError) as error:
         complain(error)
         return 2
@@ -86,7 +89,14 @@ def run_lab(options: argparse.Namespace, others: list[str]) -> None:
     os.environ["JUPYTER_CONFIG_PATH"] = os.pathsep.join(filter(None, [str(CHECKOUT), known]))
     from jupyterlab.labapp import main as run_jupyterlab
 
-    run_jupyterlab([f"--ServerApp.root_dir={CHECKOUT}", *others, str(FIRST_NOTEBOOK)])
+    ours = [
+        f"--ServerApp.root_dir={CHECKOUT}",
+        # Where a browser lands, and where the address points that JupyterLab prints.
+        f"--LabApp.default_url=/lab/tree/{FIRST_NOTEBOOK.relative_to(CHECKOUT).as_posix()}",
+        # In a container people are root; the server still listens to this machine alone.
+        "--ServerApp.allow_root=True",
+    ]
+    run_jupyterlab([*ours, *others])
 
 
 def run_generate(options: argparse.Namespace, others: list[str]) -> None:
