@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llama_viz import __version__
-from llama_viz.errors import MemoryLimitError
+from llama_viz.errors import MemoryLimitError, unknown_name
 from llama_viz.generation import (
     Sampling,
     Step,
@@ -32,7 +32,7 @@ from llama_viz.generation import (
 )
 from llama_viz.kv_cache import KVCache
 from llama_viz.model import causal_mask
-from llama_viz.taps import Norm, Place, find_places, norms, places, unknown_name
+from llama_viz.taps import Norm, Place, find_places, norms, places
 from llama_viz.trace import VARIABLES, build
 
 if TYPE_CHECKING:

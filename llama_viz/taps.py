@@ -7,13 +7,10 @@ through a `Tap`, a module that returns its input, at the place where it is made.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
-from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from llama_viz.errors import unknown_name
 
 
 class Tap(nn.Module):
@@ -166,11 +163,3 @@ def find_places(name: str, n_layers: int) -> list[Place]:
         last = n_layers - 1
         raise unknown_name("tap", name, choices, note=f" (blocks.0 stands for 0 to {last})")
     return found
-
-
-def unknown_name(kind: str, name: object, choices: Iterable[object], note: str = "") -> ValueError:
-    """The one error for a name that is not known: says the name, a guess and the choices."""
-    names = [str(choice) for choice in choices]
-    near = get_close_matches(str(name), names, n=1)
-    guess = f" Did you mean {near[0]!r}?" if near else ""
-    return ValueError(f"unknown {kind} {name!r}.{guess} Choose from: {', '.join(names)}{note}")

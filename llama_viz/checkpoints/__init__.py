@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from llama_viz.checkpoints.native import load_native, save_native
-from llama_viz.errors import CheckpointError
+from llama_viz.errors import CheckpointError, unknown_name
 from llama_viz.files import data_folder, written_whole
 from llama_viz.language_model import LanguageModel
-from llama_viz.taps import unknown_name
 from llama_viz.tokenizer import Tokenizer
 
 if TYPE_CHECKING:

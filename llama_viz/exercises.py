@@ -1,0 +1,109 @@
+"""The exercises of the notebooks, graded from the reader's own trace.
+
+Each function takes the trace and the reader's answer and returns a Verdict with a reply that helps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether an answer is right, and what to say to the reader."""
+
+    right: bool
+    reply: str
+
+    def __repr__(self) -> str:
+        return self.reply
+
+
+NOT_YET = Verdict(
+    False, "Not answered yet: put your answer in place of None and run the cell again."
+)
+
+
+def cache_bytes(trace: xr.Dataset, answer: int | None, *, step: int) -> Verdict:
+    """Grade the bytes that the keys and values of all layers take after a step of the run."""
+    if answer is None:
+        return NOT_YET
+    config = trace.attrs["config"]
+    used = int(trace.cache_bytes_used.sel(step=step).sum())
+    positions = int(trace.cache_length.sel(step=step)[0])
+    if answer == used:
+        return Verdict(True, f"Right: {positions} positions take {used:,} bytes.")
+    slips = {
+        used // 2: "Keys and values are both kept: that is two numbers, not one.",
+        used // config["n_layers"]: "Every layer has a cache of its own.",
+        used // 4: "That counts numbers; a float32 takes 4 bytes.",
+        used * config["n_heads"] // config["n_kv_heads"]: (
+            "Only key/value heads are cached: several query heads share one."
+        ),
+        used * step // positions: (
+            f"The tokens of the prompt are in the cache too: after step {step} it holds "
+            f"{positions} positions."
+        ),
+        used * (positions + 1) // positions: (
+            "The token that the step has just written is not in the cache yet: "
+            "it passes through the model in the next step."
+        ),
+    }
+    hint = slips.get(
+        answer,
+        "Multiply 2 (keys and values) x layers x key/value heads x numbers per head x positions "
+        "x bytes per number.",
+    )
+    return Verdict(False, f"Not {answer:,}. {hint}")
+
+
+def previous_token_head(trace: xr.Dataset, answer: Any) -> Verdict:
+    """Grade which (layer, head) gives the position right before it the most weight on average."""
+    if answer is None:
+        return NOT_YET
+    weights = trace.attention_weights.values
+    share = np.diagonal(weights, offset=-1, axis1=-2, axis2=-1).mean(axis=-1)
+    layers, heads = trace["layer"].values.tolist(), trace["head"].values.tolist()
+    try:
+        layer, head = (int(number) for number in answer)
+        mine = float(share[layers.index(layer), heads.index(head)])
+    except (TypeError, ValueError):
+        return Verdict(
+            False,
+            f"Answer with two numbers, (layer, head): layers {layers[0]} to {layers[-1]}, "
+            f"heads {heads[0]} to {heads[-1]}.",
+        )
+    if mine == share.max():
+        return Verdict(
+            True, f"Right: layer {layer}, head {head} gives its neighbour {mine:.0%} on average."
+        )
+    return Verdict(
+        False,
+        f"Layer {layer}, head {head} gives its neighbour {mine:.0%} on average; another gives "
+        f"{share.max():.0%}. Look for a bright line just below the diagonal.",
+    )
+
+
+def surprise(trace: xr.Dataset, answer: Any) -> Verdict:
+    """Grade which step wrote the token that the model itself thought least likely."""
+    if answer is None:
+        return NOT_YET
+    probabilities = trace.sampled_probability.values
+    steps = trace.step.values.tolist()
+    if isinstance(answer, bool) or answer not in steps:
+        return Verdict(False, f"Answer with the number of a step: {steps[0]} to {steps[-1]}.")
+    mine = float(probabilities[steps.index(answer)])
+    token = str(trace.sampled_token.values[steps.index(answer)])
+    if mine == probabilities.min():
+        return Verdict(True, f"Right: step {answer} wrote {token!r} with {mine:.1%}.")
+    return Verdict(
+        False,
+        f"Step {answer} wrote {token!r} with {mine:.1%}, but another step was less sure. "
+        "Look for the palest box.",
+    )
