@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from llama_viz.config import ModelConfig
+from llama_viz.errors import unknown_name
 from llama_viz.trace import VARIABLES
 
 # Bytes of one number of the types that a model can be loaded in.
@@ -33,7 +34,7 @@ def require(trace: xr.Dataset, *names: str) -> None:
         return
     for name in missing:
         if name not in VARIABLES and name not in ("token", "step_of_position"):
-            raise _unknown("variable", name, VARIABLES)
+            raise unknown_name("variable", name, VARIABLES)
     listed = " and ".join(missing)
     if all(name.startswith("sampled_") for name in missing):
         how = "it is written by lv.record(lm, prompt), not by lv.record_forward"
@@ -51,7 +52,7 @@ def pick(trace: xr.Dataset, dim: str, value: Any) -> int:
     choices = [int(choice) for choice in trace[dim].values]
     whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     if not whole or value not in choices:
-        raise _unknown(dim, value, choices)
+        raise unknown_name(dim, value, choices)
     return int(value)
 
 
@@ -94,7 +95,7 @@ def measured_rotation_angle(trace: xr.Dataset, of: str = "query") -> xr.DataArra
     1e-4 in float16, whose smaller numbers are coarse.
     """
     if of not in ("query", "key"):
-        raise _unknown("vector", of, ("query", "key"))
+        raise unknown_name("vector", of, ("query", "key"))
     require(trace, of, f"{of}_rotated")
     before, after = (_pairs_as_complex(trace[name]) for name in (of, f"{of}_rotated"))
     # The turn from a to b is the direction of b times the mirror image of a.
@@ -162,7 +163,7 @@ def cache_bytes(trace: xr.Dataset) -> xr.DataArray:
     config = config_of(trace)
     dtype = trace.attrs["dtype"]
     if dtype not in ITEMSIZE:
-        raise _unknown("dtype", dtype, ITEMSIZE)
+        raise unknown_name("dtype", dtype, ITEMSIZE)
     # Counted from the positions, not read from the cache: this is what the cache is checked with.
     positions = np.array([
         int((trace["step_of_position"] <= step).sum()) for step in trace["step"].values
@@ -231,10 +232,3 @@ def _coordinates(trace: xr.Dataset, *dims: str) -> dict[str, Any]:
         for name, coordinate in trace.coords.items()
         if set(coordinate.dims) <= set(dims)
     }
-
-
-def _unknown(kind: str, name: object, choices: Any) -> ValueError:
-    # Imported where it is raised: taps.py brings torch, which a trace does not need.
-    from llama_viz.taps import unknown_name
-
-    return unknown_name(kind, name, choices)

@@ -1,0 +1,273 @@
+"""Derived arrays against formulas written out here, for MHA, GQA and MQA."""
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import llama_viz as lv
+from llama_viz import analysis
+from tests.reference import random_ids, random_model
+
+TURN = 2 * math.pi
+
+
+@pytest.fixture(scope="module", params=["mha", "gqa", "mqa"])
+def run(request):
+    """A model of each kind and a recording of 12 prompt tokens and 40 new ones."""
+    lm = random_model(request.param)
+    return lm, lv.record(lm, random_ids(lm, 12)[0].tolist(), max_new_tokens=40)
+
+
+@pytest.fixture(scope="module")
+def trace():
+    lm = random_model("gqa")
+    return lv.record(lm, random_ids(lm, 5)[0].tolist(), max_new_tokens=7)
+
+
+# Rotary positions
+
+
+@pytest.mark.parametrize("of", ["query", "key"])
+def test_measured_angles_are_position_times_frequency_up_to_turns(run, of):
+    lm, trace = run
+    measured = analysis.measured_rotation_angle(trace, of)
+    heads = lm.config.n_heads if of == "query" else lm.config.n_kv_heads
+    assert measured.shape == (3, 51, heads, 4)
+    assert measured.dims[2] == trace[of].dims[2]
+    assert not measured.isnull().any()
+    for position in range(51):
+        for pair in range(4):
+            expected = position * 10000 ** (-2 * pair / 8)
+            turns = (measured.values[:, position, :, pair] - expected) / TURN
+            assert np.abs(turns - turns.round()).max() * TURN <= 1e-4
+
+
+def test_applied_angles_are_the_recorded_ones(run):
+    _, trace = run
+    applied = analysis.applied_rotation_angle(trace)
+    assert applied.dims == ("position", "pair")
+    np.testing.assert_allclose(applied, trace.rotation_angle, atol=1e-5)
+    assert applied.values[50].tolist() == [50 * 10000 ** (-pair / 4) for pair in range(4)]
+
+
+def test_rotation_keeps_norms(run):
+    _, trace = run
+    for name in ("query", "key"):
+        before, after = (
+            np.linalg.norm(trace[variable].values.astype(np.float64), axis=-1)
+            for variable in (name, f"{name}_rotated")
+        )
+        np.testing.assert_allclose(after, before, rtol=1e-6)
+
+
+def test_a_wrong_pairing_or_a_wrong_position_is_noticed(run):
+    """The measurement can fail: it is not made from the angles that it is compared with."""
+    _, trace = run
+    halves = trace["query_rotated"].values
+    halves = np.concatenate([halves[..., 0::2], halves[..., 1::2]], axis=-1)
+    late = trace["query_rotated"].shift(position=1, fill_value=1.0).values
+    for wrong in (halves, late):
+        broken = trace.assign(query_rotated=(trace["query_rotated"].dims, wrong))
+        measured = analysis.measured_rotation_angle(broken)
+        off = np.abs(analysis.wrapped(measured - trace.rotation_angle))
+        assert off.max() > 0.1
+
+
+def test_a_pair_without_a_direction_has_no_angle(trace):
+    query = trace["query"].copy(deep=True)
+    query[0, 3, 2, 4:6] = 0.0  # the third pair
+    rotated = trace["query_rotated"].copy(deep=True)
+    rotated[0, 3, 2, 4:6] = 0.0
+    measured = analysis.measured_rotation_angle(trace.assign(query=query, query_rotated=rotated))
+    assert measured.isnull().sum() == 1
+    assert np.isnan(measured.values[0, 3, 2, 2])
+
+
+@pytest.mark.parametrize("turns", range(-3, 4))
+def test_angles_wrap_into_one_turn(turns):
+    for angle in (-3.0, -1e-9, 0.0, 1.0, 3.0, math.pi):
+        assert analysis.wrapped(angle + turns * TURN) == pytest.approx(angle, abs=1e-9)
+    assert analysis.wrapped(-math.pi) == math.pi
+    beyond = np.nextafter(math.pi, 4)
+    assert -math.pi < analysis.wrapped(beyond) <= math.pi
+
+
+def test_wrapping_keeps_labels(trace):
+    angle = analysis.wrapped(analysis.applied_rotation_angle(trace))
+    assert isinstance(angle, xr.DataArray)
+    assert angle.dims == ("position", "pair")
+
+
+def test_an_unknown_vector_is_refused(trace):
+    with pytest.raises(ValueError, match="unknown vector 'queries'.*query, key"):
+        analysis.measured_rotation_angle(trace, "queries")
+
+
+# Attention
+
+
+def test_masked_scores_lead_to_the_recorded_weights(run):
+    _, trace = run
+    masked = analysis.masked_scores(trace)
+    assert masked.dims == trace.attention_scores.dims
+    above = np.triu(np.ones((51, 51), dtype=bool), 1)
+    assert (masked.values[..., above] == -np.inf).all()
+    assert np.isfinite(masked.values[..., ~above]).all()
+    weights = np.exp(masked - masked.max("key_position"))
+    weights = weights / weights.sum("key_position")
+    np.testing.assert_allclose(weights, trace.attention_weights, atol=1e-5)
+
+
+def test_rows_of_attention_sum_to_one_and_never_look_ahead(run):
+    _, trace = run
+    weights = trace.attention_weights
+    assert float(np.abs(weights.sum("key_position") - 1).max()) <= 1e-6
+    assert not weights.where(trace.key_position > trace.query_position, 0.0).any()
+
+
+# RMS statistics
+
+
+def test_rms_follows_from_the_recorded_residual_stream(run):
+    lm, trace = run
+    again = analysis.rms_of_residual(trace)
+    assert again.dims == ("norm", "position")
+    assert float(np.abs(again - trace.rms).max()) <= 1e-5 * max(1.0, float(trace.rms.max()))
+    stream = trace.residual_middle.values[1, 20].astype(float)
+    by_hand = math.sqrt(sum(x * x for x in stream) / len(stream) + lm.config.norm_eps)
+    assert float(again.sel(norm=3, position=20)) == pytest.approx(by_hand, rel=1e-12)
+
+
+def test_rms_of_some_layers_only():
+    lm = random_model("gqa")
+    trace = lv.record(lm, [1, 2, 3], max_new_tokens=4, layers=[1])
+    again = analysis.rms_of_residual(trace)
+    assert again["norm_layer"].values.tolist() == [1, 1]
+    np.testing.assert_allclose(again, trace.rms, rtol=1e-5)
+
+
+# The KV cache
+
+
+def test_cache_bytes_are_exact_at_every_step(run):
+    lm, trace = run
+    expected = analysis.cache_bytes(trace)
+    assert expected.dims == ("step", "layer")
+    assert expected.equals(trace.cache_bytes_used.astype(np.int64))
+    kv_heads = {"MHA": 8, "GQA": 2, "MQA": 1}[lm.config.attention_kind]
+    for step in (0, 1, 39):
+        assert (expected.values[step] == 2 * kv_heads * 8 * (12 + step) * 4).all()
+    total = lm.config.kv_cache_bytes(51)
+    assert int(expected.isel(step=-1).sum()) == total
+
+
+def test_cache_bytes_follow_the_type_of_the_numbers():
+    lm = random_model("mqa")
+    lm.model.bfloat16()
+    trace = lv.record(lm, [1, 2, 3], max_new_tokens=4)
+    assert analysis.cache_bytes(trace).equals(trace.cache_bytes_used.astype(np.int64))
+    assert int(analysis.cache_bytes(trace)[0, 0]) == 2 * 1 * 8 * 3 * 2
+
+
+# Tokens
+
+
+def test_token_probability_is_the_softmax_at_the_position_before(run):
+    _, trace = run
+    probability = analysis.token_probability(trace)
+    ids = [*trace.token_id.values.tolist(), int(trace.sampled_id[-1])]
+    assert probability.sizes == {"position": 52}
+    assert np.isnan(probability.values[0])
+    assert probability.is_prompt.values.tolist() == [True] * 12 + [False] * 40
+    logits = trace.logits.values.astype(float)
+    for position in (1, 11, 12, 40, 51):
+        exponentials = np.exp(logits[position - 1])
+        expected = exponentials[ids[position]] / exponentials.sum()
+        assert float(probability[position]) == pytest.approx(expected, rel=1e-5)
+    assert probability.token.values[-1] == trace.sampled_token.values[-1]
+
+
+def test_token_probability_from_what_there_is(trace):
+    whole = analysis.token_probability(trace).values
+    no_logits = analysis.token_probability(trace.drop_vars("logits")).values
+    assert np.isnan(no_logits[:5]).all()
+    np.testing.assert_array_equal(no_logits[5:], whole[5:])
+    only_logits = analysis.token_probability(trace.drop_vars("sampled_probability")).values
+    np.testing.assert_allclose(only_logits[1:-1], whole[1:-1], rtol=1e-5)
+    with pytest.raises(ValueError, match="has no sampled_probability"):
+        analysis.token_probability(trace.drop_vars(["logits", "sampled_probability"]))
+
+
+def test_token_probability_of_a_single_pass_and_of_one_position():
+    lm = random_model("gqa")
+    forward = analysis.token_probability(lv.record_forward(lm, [1, 2, 3, 4]))
+    assert forward.is_prompt.all()
+    assert np.isfinite(forward.values[1:]).all()
+    one = analysis.token_probability(lv.record_forward(lm, [7]))
+    assert one.sizes == {"position": 1}
+    assert one.isnull().all()
+
+
+# What every function asks of a trace
+
+
+@pytest.mark.parametrize(
+    ("function", "variable"),
+    [
+        (analysis.measured_rotation_angle, "query_rotated"),
+        (analysis.masked_scores, "attention_scores"),
+        (analysis.rms_of_residual, "residual_middle"),
+    ],
+)
+def test_a_missing_variable_says_how_to_record_it(trace, function, variable):
+    with pytest.raises(
+        ValueError, match=rf'has no {variable}; record it with .*taps=\["{variable}"'
+    ):
+        function(trace.drop_vars(variable))
+
+
+def test_sampled_tokens_come_from_record(trace):
+    with pytest.raises(ValueError, match=r"written by lv\.record"):
+        analysis.require(trace.drop_vars("sampled_id"), "sampled_id")
+
+
+def test_what_is_no_trace_is_refused(trace):
+    with pytest.raises(TypeError, match="expected a trace"):
+        analysis.require({"rms": 1}, "rms")
+    with pytest.raises(ValueError, match="unknown variable 'rsm'. Did you mean 'rms'"):
+        analysis.require(trace, "rsm")
+    with pytest.raises(ValueError, match=r"trace\.isel\(prompt=0\)"):
+        analysis.require(trace.expand_dims("prompt"), "rms")
+
+
+@pytest.mark.parametrize("wrong", [3, -1, 1.0, "1", True, None])
+def test_a_number_along_a_dimension_is_one_that_is_there(trace, wrong):
+    with pytest.raises(ValueError, match="unknown layer.*Choose from: 0, 1, 2"):
+        analysis.pick(trace, "layer", wrong)
+    assert analysis.pick(trace, "layer", np.int64(2)) == 2
+
+
+def test_a_trace_from_a_file_gives_the_same(tmp_path, trace):
+    lv.save_trace(trace, tmp_path / "run.nc")
+    loaded = lv.load_trace(tmp_path / "run.nc")
+    for function in (
+        analysis.applied_rotation_angle,
+        analysis.measured_rotation_angle,
+        analysis.masked_scores,
+        analysis.rms_of_residual,
+        analysis.cache_bytes,
+        analysis.token_probability,
+    ):
+        xr.testing.assert_equal(function(loaded), function(trace))
+
+
+def test_analysis_needs_no_weights_and_no_torch():
+    code = "import sys, llama_viz.analysis, llama_viz.figures; print('torch' in sys.modules)"
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert printed.stdout.strip() == "False"
