@@ -1,0 +1,12 @@
+"""Explorers: widgets that run a model, or open a trace, and let a reader move through it.
+
+They need anywidget and a page; the model itself is never imported here. A trace from a file can be
+explored with no weights at hand.
+"""
+
+from __future__ import annotations
+
+from llama_viz.widgets.figure_browser import FigureBrowser
+from llama_viz.widgets.generation import GenerationExplorer
+
+__all__ = ["FigureBrowser", "GenerationExplorer"]

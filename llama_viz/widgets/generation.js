@@ -1,0 +1,1632 @@
+// The page of the generation explorer: what the kernel sends is kept in a Recording, and each View
+// draws one moment of it. Nothing is loaded from anywhere. Texts of tokens become text nodes only,
+// never markup. Colours stand in generation.css.
+
+const BUFFERS_PER_STEP = 3; // attention, RMS, angles
+const PLAN_DELAY_MS = 250;
+const ASK_AGAIN_MS = 2000;
+const PLAY_STEP_MS = 150;
+const CHART_HEIGHT = 186;
+
+const SVG = "http://www.w3.org/2000/svg"; // a name, never asked for
+
+// What has the focus here and uses keys. Where text is typed, JupyterLab steps aside by itself.
+const OWN_KEYS = "button, select, [type=radio], [type=range], [tabindex]";
+
+const PACES = [
+  ["", "full speed"],
+  ["10", "10 tokens per second"],
+  ["4", "4 tokens per second"],
+  ["1", "1 token per second"],
+];
+
+const NORM_NAMES = { attention: "attention", feed_forward: "feed-forward", final: "final" };
+
+// ---------------------------------------------------------------- elements
+
+/** An HTML element; attributes named on… are listeners, and strings among children become text. */
+function element(tag, attributes = {}, ...children) {
+  return fill(document.createElement(tag), attributes, children);
+}
+
+/** The same for SVG. */
+function shape(tag, attributes = {}, ...children) {
+  return fill(document.createElementNS(SVG, tag), attributes, children);
+}
+
+function fill(node, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (value === true) node.setAttribute(name, "");
+    else if (value !== false && value != null) node.setAttribute(name, value);
+  }
+  node.append(...children);
+  if (node.matches(OWN_KEYS)) keepKeys(node, true);
+  return node;
+}
+
+/** While this element has the focus, JupyterLab's shortcuts (arrows, Enter, letters) are off. */
+function keepKeys(node, keeps) {
+  node.toggleAttribute("data-lm-suppress-shortcuts", keeps);
+}
+
+// Every explorer on a page loads this file for itself, so a number alone would come again.
+const MINE = Math.random().toString(36).slice(2, 8);
+let lastId = 0;
+const newId = (name) => `lv-${name}-${MINE}-${++lastId}`;
+
+// ---------------------------------------------------------------- numbers and words
+
+const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
+const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
+const grouped = (number) => number.toLocaleString("en");
+const fixed = (number, digits = 2) => number.toFixed(digits);
+const chance = (probability) => (probability < 0.0005 ? "<0.001" : fixed(probability, 3));
+
+/** Three digits that matter: 12.3, 0.0316, 3.2e-5. */
+function brief(number) {
+  if (number === 0) return "0";
+  const size = Math.abs(number);
+  if (size < 0.001 || size >= 1e5) return number.toExponential(1);
+  return String(Number(number.toPrecision(3)));
+}
+
+function bytes(count) {
+  if (count < 1000) return `${count} B`;
+  const units = ["kB", "MB", "GB", "TB"];
+  const power = Math.min(Math.floor(Math.log10(count) / 3), units.length);
+  return `${Number((count / 1000 ** power).toPrecision(3))} ${units[power - 1]}`;
+}
+
+function duration(seconds) {
+  return seconds < 60 ? `${Math.ceil(seconds)} s` : `${Math.ceil(seconds / 60)} min`;
+}
+
+/** A token for a line of text: its label, and the character that its bytes completed. */
+function tokenText(token) {
+  if (!token) return "";
+  return token.character ? `${token.label} ${token.character}` : token.label;
+}
+
+function shorten(text, length) {
+  const letters = Array.from(text);
+  return letters.length <= length ? text : `${letters.slice(0, length - 1).join("")}…`;
+}
+
+function median(values) {
+  const ordered = [...values].sort((a, b) => a - b);
+  const middle = ordered.length >> 1;
+  return ordered.length % 2 ? ordered[middle] : (ordered[middle - 1] + ordered[middle]) / 2;
+}
+
+/** Round numbers from 0 to at least `high`, about `count` of them. */
+function ticks(high, count = 4) {
+  const rough = (high || 1) / count;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((size) => size >= rough);
+  return Array.from({ length: Math.ceil((high || 1) / step - 1e-9) + 1 }, (_, i) => i * step);
+}
+
+// ---------------------------------------------------------------- what the kernel sent
+
+/** All steps of the latest run, as far as the kernel has sent them. */
+class Recording {
+  constructor() {
+    this.run = 0;
+    this.clear(null);
+    this.askedAt = -Infinity;
+    this.listeners = new Set();
+  }
+
+  clear(about) {
+    this.about = about;
+    this.steps = [];
+    this.tokens = []; // by position
+    this.stepOfToken = [];
+    this.attention = []; // by position: weights of (layer, head, key) in steps of 1/255
+    this.rms = []; // by position, one value for each norm
+    this.angles = []; // by position, one value for each pair
+    this.highestRms = 0;
+    this.watchPace();
+  }
+
+  /** From now on, time is measured in which steps arrive one by one. */
+  watchPace() {
+    this.pace = { time: performance.now(), steps: this.steps.length };
+  }
+
+  /** Seconds that as many further steps will take; null where that cannot be told yet. */
+  secondsFor(count) {
+    const seen = this.steps.length - this.pace.steps;
+    if (seen < 3) return null;
+    return ((performance.now() - this.pace.time) / 1000 / seen) * count;
+  }
+
+  connect(model) {
+    this.send = (content) => model.send(content);
+    model.on("msg:custom", (message, buffers) => this.receive(message, buffers));
+    this.ask();
+  }
+
+  /** Ask for the steps that are missing; the kernel sends as many as make one message. */
+  ask() {
+    const now = performance.now();
+    if (now - this.askedAt < ASK_AGAIN_MS) return;
+    this.askedAt = now;
+    this.send({ type: "ask", run: this.run, first: this.steps.length });
+  }
+
+  receive(message, buffers) {
+    if (message.type !== "steps") return;
+    if (message.about && message.run !== this.run) {
+      this.run = message.run;
+      this.clear(message.about);
+    }
+    if (message.run !== this.run || message.first > this.steps.length) {
+      this.ask();
+      return;
+    }
+    message.steps.forEach((header, index) => {
+      if (message.first + index !== this.steps.length) return;
+      const from = BUFFERS_PER_STEP * index;
+      this.append(header, buffers.slice(from, from + BUFFERS_PER_STEP));
+    });
+    this.askedAt = -Infinity;
+    if (message.steps.length !== 1 || message.about) this.watchPace();
+    if (this.steps.length < message.available) this.ask();
+    for (const listener of this.listeners) listener();
+  }
+
+  append(header, [attention, rms, angles]) {
+    const step = this.steps.push(header) - 1;
+    const { start, end } = header;
+    header.tokens.forEach((token, index) => {
+      this.tokens[start + index] = token;
+      this.stepOfToken[start + index] ??= step;
+    });
+    if (header.written) {
+      this.tokens[end] = header.written;
+      this.stepOfToken[end] = step;
+    }
+    this.keepAttention(header, attention);
+    this.keepRms(start, end, floats(rms));
+    const angleValues = floats(angles);
+    const nPairs = angleValues.length / (end - start);
+    for (let position = start; nPairs && position < end; position++) {
+      const from = (position - start) * nPairs;
+      this.angles[position] = angleValues.subarray(from, from + nPairs);
+    }
+  }
+
+  keepAttention(header, attention) {
+    const cells = this.about.layers.length * this.about.n_heads;
+    let from = 0;
+    for (let position = header.first_row; position < header.end; position++) {
+      const length = cells * (position + 1);
+      // A copy, so that the rest of the message is not kept alive by it.
+      this.attention[position] = new Uint8Array(
+        attention.buffer.slice(attention.byteOffset + from, attention.byteOffset + from + length),
+      );
+      from += length;
+    }
+  }
+
+  /** They come norm by norm; they are kept position by position. */
+  keepRms(start, end, values) {
+    const nNorms = values.length / (end - start);
+    for (let position = start; nNorms && position < end; position++) {
+      const own = Float32Array.from(
+        { length: nNorms },
+        (_, norm) => values[norm * (end - start) + position - start],
+      );
+      this.rms[position] = own;
+      this.highestRms = Math.max(this.highestRms, ...own);
+    }
+  }
+
+  weight(position, layer, head, key) {
+    const row = this.attention[position];
+    return row[(layer * this.about.n_heads + head) * (position + 1) + key] / 255;
+  }
+}
+
+/** float32 values of a buffer, copied: a message's parts need not lie at multiples of four. */
+function floats(view) {
+  return new Float32Array(view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength));
+}
+
+// ---------------------------------------------------------------- charts
+
+/** A drawing in SVG, made anew for every moment: shapes are collected, then shown at once. */
+class Chart {
+  constructor(attributes = {}) {
+    this.svg = shape("svg", { class: "lv-chart", role: "img", ...attributes });
+    this.shapes = [];
+    this.resize(320, CHART_HEIGHT);
+  }
+
+  resize(width, height) {
+    this.width = width;
+    this.height = height;
+    this.svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    this.svg.setAttribute("height", height);
+  }
+
+  add(tag, attributes, ...children) {
+    const node = shape(tag, attributes, ...children);
+    this.shapes.push(node);
+    return node;
+  }
+
+  line(x1, y1, x2, y2, name) {
+    this.add("line", { x1, y1, x2, y2, class: name });
+  }
+
+  box(x, y, width, height, name) {
+    this.add("rect", { x, y, width: Math.max(width, 0), height: Math.max(height, 0), class: name });
+  }
+
+  path(points, name) {
+    this.add("path", { d: pathThrough(points), class: name });
+  }
+
+  text(x, y, content, name = "", anchor = "start", turned = false) {
+    const transform = turned ? `rotate(90 ${x} ${y})` : null;
+    this.add("text", { x, y, class: name, "text-anchor": anchor, transform }, content);
+  }
+
+  /** Lines and numbers of a vertical axis from 0; returns the height of a value on the page. */
+  scale(frame, high, write = brief) {
+    const marks = ticks(high);
+    const top = marks.at(-1);
+    const y = (value) => frame.bottom - (value / top) * (frame.bottom - frame.top);
+    for (const mark of marks) {
+      this.line(frame.left, y(mark), frame.right, y(mark), mark ? "lv-grid" : "lv-axis");
+      this.text(frame.left - 5, y(mark) + 3.5, write(mark), "lv-tick", "end");
+    }
+    return y;
+  }
+
+  show(description) {
+    this.svg.setAttribute("aria-label", description);
+    this.svg.replaceChildren(...this.shapes);
+    this.shapes = [];
+  }
+}
+
+function pathThrough(points) {
+  return points.map(([x, y], i) => `${i ? "L" : "M"}${fixed(x, 1)} ${fixed(y, 1)}`).join("");
+}
+
+/** A framed signal: a title with its unit, a chart, and one line that says what is to be seen. */
+class Panel {
+  constructor(name, title, unit) {
+    const id = newId(name);
+    this.caption = element("p", { class: "lv-caption" });
+    this.body = element("div", { class: "lv-body" });
+    this.tools = element("div", { class: "lv-tools" });
+    this.element = element(
+      "section",
+      { class: `lv-panel lv-${name}`, "aria-labelledby": id, "data-panel": name },
+      element(
+        "header",
+        {},
+        element("h4", { id }, title, " ", element("small", {}, unit)),
+        this.tools,
+      ),
+      this.body,
+      this.caption,
+    );
+  }
+
+  /** Room for the drawing. Read once for each layout: reading it in every frame would force one. */
+  measure() {
+    this.width = Math.max(this.body.clientWidth, 200);
+  }
+
+  /** Say in words what the chart shows; without a chart, why. */
+  say(text) {
+    if (this.caption.textContent !== text) this.caption.textContent = text;
+  }
+}
+
+// ---------------------------------------------------------------- the six signals
+
+/** Attention of the newest position: heads by keys, heads together that read one key/value head. */
+class AttentionPanel extends Panel {
+  static GUTTER = 122;
+  static KEY_LABELS = 62;
+  static GROUP_GAP = 7;
+
+  constructor(view) {
+    super("attention", "Attention of the newest position", "weight, 0 to 1");
+    this.view = view;
+    this.cursor = null; // {head, key}
+    this.locked = false;
+    this.canvas = element("canvas", {
+      class: "lv-map",
+      tabindex: "0",
+      role: "application",
+      onmousemove: (event) => this.point(event),
+      onmouseleave: () => this.leave(),
+      onclick: (event) => this.lock(event),
+      onkeydown: (event) => this.move(event),
+    });
+    this.chart = new Chart({ class: "lv-chart lv-over", "aria-hidden": "true" });
+    this.readout = element("p", { class: "lv-readout" });
+    this.layers = element("fieldset", { class: "lv-pills" });
+    this.tools.append(this.layers);
+    this.body.append(this.canvas, this.chart.svg);
+    this.element.insertBefore(this.readout, this.caption);
+    this.pixels = document.createElement("canvas");
+  }
+
+  /** One button for each layer that was recorded. */
+  offerLayers(layers, chosen) {
+    const key = layers.join();
+    if (key === this.offered) return;
+    this.offered = key;
+    const name = newId("layer");
+    const pills = layers.map((layer, index) =>
+      element(
+        "label",
+        {},
+        element("input", {
+          type: "radio",
+          name,
+          value: index,
+          checked: index === chosen,
+          "aria-label": `layer ${layer}`,
+          onchange: () => this.view.chooseLayer(index),
+        }),
+        element("span", {}, String(layer)),
+      ),
+    );
+    this.layers.replaceChildren(element("legend", {}, "layer"), ...pills);
+  }
+
+  draw(moment) {
+    const { recording, position, layer } = moment;
+    const { about } = recording;
+    this.offerLayers(about.layers, layer);
+    this.moment = moment;
+    const row = recording.attention[position];
+    this.arrange(about, moment.columns);
+    if (row) this.paint(row, about, position, layer);
+    else this.canvas.getContext("2d").clearRect(0, 0, this.canvas.width, this.canvas.height);
+    this.annotate(row, about, position);
+    this.say(about.layers.length ? groupsInWords(about) : "Attention was not recorded.");
+  }
+
+  /** Where each head and each key lies. */
+  arrange(about, columns) {
+    const width = this.width;
+    const rowHeight = clamp(Math.floor(220 / about.n_heads), 7, 19);
+    const left = AttentionPanel.GUTTER;
+    this.columns = Math.max(columns, 1);
+    this.columnWidth = Math.min((width - left - 4) / this.columns, 34);
+    this.rowHeight = rowHeight;
+    this.top = about.kv_head_of_head.map(
+      (group, head) => 4 + head * rowHeight + group * AttentionPanel.GROUP_GAP,
+    );
+    this.bottom = this.top.at(-1) + rowHeight;
+    const height = this.bottom + AttentionPanel.KEY_LABELS;
+    if (this.width !== this.drawnWidth || height !== this.drawnHeight) {
+      const ratio = window.devicePixelRatio || 1;
+      this.drawnWidth = width;
+      this.drawnHeight = height;
+      this.canvas.width = Math.round(width * ratio);
+      this.canvas.height = Math.round(height * ratio);
+      this.canvas.style.height = `${height}px`;
+      this.chart.resize(width, height);
+    }
+  }
+
+  paint(row, about, position, layer) {
+    const context = this.canvas.getContext("2d");
+    const ratio = this.canvas.width / this.drawnWidth;
+    const colours = this.view.mapColours;
+    const nKeys = position + 1;
+    // Where keys are narrower than a pixel, each pixel shows the largest weight of its keys.
+    const nCells = Math.min(nKeys, Math.max(1, Math.floor(nKeys * this.columnWidth * ratio)));
+    const image = new ImageData(nCells, about.n_heads);
+    for (let head = 0; head < about.n_heads; head++) {
+      const from = (layer * about.n_heads + head) * nKeys;
+      for (let cell = 0; cell < nCells; cell++) {
+        let weight = 0;
+        const end = Math.floor(((cell + 1) * nKeys) / nCells);
+        for (let key = Math.floor((cell * nKeys) / nCells); key < end; key++) {
+          weight = Math.max(weight, row[from + key]);
+        }
+        image.data.set(colours[weight], 4 * (head * nCells + cell));
+      }
+    }
+    this.pixels.width = nCells;
+    this.pixels.height = about.n_heads;
+    this.pixels.getContext("2d").putImageData(image, 0, 0);
+
+    context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    context.clearRect(0, 0, this.drawnWidth, this.drawnHeight);
+    context.imageSmoothingEnabled = false;
+    const left = AttentionPanel.GUTTER;
+    const painted = nKeys * this.columnWidth;
+    context.fillStyle = this.view.unseenColour;
+    this.top.forEach((top, head) => {
+      context.fillRect(left, top, this.columns * this.columnWidth, this.rowHeight - 1);
+      context.drawImage(this.pixels, 0, head, nCells, 1, left, top, painted, this.rowHeight - 1);
+    });
+    if (this.columnWidth >= 5) {
+      for (let key = 1; key < this.columns; key++) {
+        context.clearRect(left + key * this.columnWidth - 0.5, 0, 1, this.bottom + 1);
+      }
+    }
+  }
+
+  /** Names of heads, groups and keys, and the mark of the cell that is pointed at. */
+  annotate(row, about, position) {
+    const { chart } = this;
+    const left = AttentionPanel.GUTTER;
+    this.top.forEach((top, head) => {
+      const name = head === this.cursor?.head ? "lv-tick lv-strong" : "lv-tick";
+      const sparse = this.rowHeight >= 10 || head % 4 === 0;
+      if (sparse) chart.text(left - 6, top + this.rowHeight / 2 + 3, `head ${head}`, name, "end");
+    });
+    for (let group = 0; group < about.n_kv_heads; group++) {
+      const heads = headsOf(about, group);
+      const [top, bottom] = [this.top[heads[0]], this.top[heads.at(-1)] + this.rowHeight - 1];
+      const x = left - 48;
+      const brace = [[x + 4, top + 1], [x, top + 1], [x, bottom - 1], [x + 4, bottom - 1]];
+      chart.path(brace, "lv-brace");
+      const middle = (top + bottom) / 2 + 3.5;
+      chart.text(x - 5, middle, `kv head ${group}`, "lv-tick lv-group", "end");
+    }
+    if (row) this.nameKeys(row, about, position);
+    if (this.cursor && this.cursor.key < this.columns && this.cursor.head < about.n_heads) {
+      const x = left + this.cursor.key * this.columnWidth;
+      const y = this.top[this.cursor.head];
+      const name = this.locked ? "lv-cursor lv-locked" : "lv-cursor";
+      const width = Math.max(this.columnWidth, 3);
+      chart.box(x - 1, y - 1, width + 2, this.rowHeight + 1, name);
+    }
+    const words = this.inWords(about, position, row);
+    this.readout.setAttribute("aria-live", this.cursor ? "polite" : "off");
+    if (this.readout.textContent !== words) this.readout.textContent = words;
+    chart.show("");
+    this.canvas.setAttribute(
+      "aria-label",
+      `Attention weights, ${about.n_heads} heads by ${position + 1} keys. ` +
+        "Arrow keys point at a cell, Enter locks it, Escape unlocks.",
+    );
+  }
+
+  /** As many keys as fit get their token, those that are looked at most first. */
+  nameKeys(row, about, position) {
+    const nKeys = position + 1;
+    const strongest = new Uint8Array(nKeys);
+    for (let head = 0; head < about.n_heads; head++) {
+      const from = (this.moment.layer * about.n_heads + head) * nKeys;
+      for (let key = 0; key < nKeys; key++) {
+        strongest[key] = Math.max(strongest[key], row[from + key]);
+      }
+    }
+    const order = Array.from(strongest.keys()).sort((a, b) => strongest[b] - strongest[a]);
+    if (this.cursor && this.cursor.key < nKeys) order.unshift(this.cursor.key);
+    const apart = Math.ceil(12 / this.columnWidth);
+    const taken = new Uint8Array(nKeys);
+    for (const key of order) {
+      const near = taken.subarray(Math.max(0, key - apart + 1), key + apart);
+      if (near.some(Boolean)) continue;
+      taken[key] = 1;
+      const x = AttentionPanel.GUTTER + (key + 0.5) * this.columnWidth;
+      const label = shorten(this.moment.recording.tokens[key].label, 8);
+      const name = key === this.cursor?.key ? "lv-tick lv-key lv-strong" : "lv-tick lv-key";
+      this.chart.text(x - 3.5, this.bottom + 5, label, name, "start", true);
+    }
+  }
+
+  inWords(about, position, row) {
+    const { recording, layer } = this.moment;
+    if (!recording.attention.length) return "";
+    if (!row) return "Of this long prompt only the later rows were sent.";
+    const cell = this.cursor ?? this.strongestCell(row, about, position);
+    if (cell.head >= about.n_heads) return "";
+    const who =
+      `head ${cell.head} of layer ${about.layers[layer]}` +
+      ` (reads kv head ${about.kv_head_of_head[cell.head]})`;
+    const lock = this.locked ? " — locked, Escape unlocks" : "";
+    if (cell.key > position) return `${who}: position ${cell.key} is not yet in the cache${lock}`;
+    const weight = recording.weight(position, layer, cell.head, cell.key);
+    const key = `${tokenText(recording.tokens[cell.key])} at position ${cell.key}`;
+    const start = this.cursor ? "" : "Strongest after position 0: ";
+    return `${start}${who} → ${key}: weight ${fixed(weight)}${lock}`;
+  }
+
+  /** The first position often takes what a head has no use for, so it does not count here. */
+  strongestCell(row, about, position) {
+    const nKeys = position + 1;
+    let best = { head: 0, key: Math.min(1, position), weight: -1 };
+    for (let head = 0; head < about.n_heads; head++) {
+      const from = (this.moment.layer * about.n_heads + head) * nKeys;
+      for (let key = Math.min(1, position); key < nKeys; key++) {
+        if (row[from + key] > best.weight) best = { head, key, weight: row[from + key] };
+      }
+    }
+    return best;
+  }
+
+  cellAt(event) {
+    const bounds = this.canvas.getBoundingClientRect();
+    const [x, y] = [event.clientX - bounds.left, event.clientY - bounds.top];
+    const key = Math.floor((x - AttentionPanel.GUTTER) / this.columnWidth);
+    const head = this.top?.findIndex((top) => y >= top && y < top + this.rowHeight) ?? -1;
+    return key >= 0 && key < this.columns && head >= 0 ? { head, key } : null;
+  }
+
+  point(event) {
+    if (this.locked || !this.moment) return;
+    this.cursor = this.cellAt(event);
+    this.view.schedule();
+  }
+
+  leave() {
+    if (this.locked) return;
+    this.cursor = null;
+    this.view.schedule();
+  }
+
+  lock(event) {
+    const cell = this.moment && this.cellAt(event);
+    if (!cell) return;
+    this.cursor = cell;
+    this.locked = true;
+    this.view.schedule();
+  }
+
+  unlock() {
+    this.locked = false;
+    this.cursor = null;
+    this.view.schedule();
+  }
+
+  move(event) {
+    if (!this.moment) return;
+    const { about } = this.moment.recording;
+    const steps = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
+    if (event.key === "Enter" || event.key === " ") {
+      this.cursor ??= { head: 0, key: this.moment.position };
+      this.locked = true;
+    } else if (event.key in steps) {
+      const [down, right] = steps[event.key];
+      const from = this.cursor ?? { head: 0, key: this.moment.position + 1 };
+      this.cursor = {
+        head: clamp(from.head + down, 0, about.n_heads - 1),
+        key: clamp(from.key + right, 0, this.moment.position),
+      };
+    } else return;
+    event.preventDefault();
+    this.view.schedule();
+  }
+}
+
+const headsOf = (about, group) =>
+  about.kv_head_of_head.flatMap((own, head) => (own === group ? [head] : []));
+
+function groupsInWords(about) {
+  const heads = plural(about.n_heads, "query head");
+  if (about.n_kv_heads === about.n_heads) {
+    return `${about.kind}: each of the ${heads} reads a key/value head of its own.`;
+  }
+  if (about.n_kv_heads === 1) return `${about.kind}: all ${heads} read the one key/value head.`;
+  const groups = Array.from({ length: about.n_kv_heads }, (_, group) => headsOf(about, group));
+  const words = groups.map((own, group) => `${own[0]} to ${own.at(-1)} read kv head ${group}`);
+  const all = words.length <= 3 ? words.join(", ") : `${words[0]}, and so on`;
+  return `${about.kind}: heads ${all}.`;
+}
+
+/** RMS at every norm, from the first to the last. */
+class NormPanel extends Panel {
+  constructor() {
+    super("rms", "RMS at every norm", "root mean square");
+    this.chart = new Chart();
+    this.body.append(this.chart.svg);
+  }
+
+  draw({ recording, position }) {
+    const values = recording.rms[position];
+    if (!values) return this.say("RMS was not recorded.");
+    const { chart } = this;
+    const { norm_layer: layers, norm_kind: kinds } = recording.about;
+    chart.resize(this.width, CHART_HEIGHT);
+    const frame = { left: 38, right: chart.width - 8, top: 10, bottom: CHART_HEIGHT - 34 };
+    const y = chart.scale(frame, recording.highestRms);
+    const gap = (frame.right - frame.left) / values.length;
+    const x = (norm) => frame.left + (norm + 0.5) * gap;
+    const curve = (row) => pathThrough(Array.from(row, (value, norm) => [x(norm), y(value)]));
+    const earlier = recording.rms.slice(0, position);
+    chart.add("path", { d: earlier.map(curve).join(""), class: "lv-earlier" });
+    chart.add("path", { d: curve(values), class: "lv-now" });
+    this.size = clamp(gap * 0.35, 1.2, 3.4);
+    values.forEach((value, norm) => this.mark(x(norm), y(value), kinds[norm], value, layers[norm]));
+    this.nameLayers(frame, layers, kinds, x, gap);
+    this.legend(frame);
+    const last = values.length - 1;
+    chart.show(`RMS of position ${position} at ${values.length} norms`);
+    this.say(
+      `Position ${position}: ${brief(values[0])} at the ${NORM_NAMES[kinds[0]]} norm of layer ` +
+        `${layers[0]}, ${brief(values[last])} at the last norm. Grey: the positions before.`,
+    );
+  }
+
+  mark(x, y, kind, value, layer) {
+    const { size } = this;
+    const title = shape("title", {}, `layer ${layer}, ${NORM_NAMES[kind]} norm: ${brief(value)}`);
+    const square = { x: x - size, y: y - size, width: 2 * size, height: 2 * size };
+    if (kind === "attention") {
+      this.chart.add("circle", { cx: x, cy: y, r: size + 0.4, class: "lv-norm-attention" }, title);
+    } else if (kind === "feed_forward") {
+      this.chart.add("rect", { ...square, class: "lv-norm-feed-forward" }, title);
+    } else {
+      const transform = `rotate(45 ${x} ${y})`;
+      this.chart.add("rect", { ...square, transform, class: "lv-norm-final" }, title);
+    }
+  }
+
+  nameLayers(frame, layers, kinds, x, gap) {
+    const y = frame.bottom + 13;
+    const every = Math.ceil(38 / (2 * gap));
+    kinds.forEach((kind, norm) => {
+      if (kind === "final") this.chart.text(frame.right, y, "final", "lv-tick", "end");
+      const fits = layers[norm] % every === 0 && x(norm) < frame.right - 44;
+      if (kind === "attention" && fits) {
+        const write = layers[norm] === 0 ? "layer 0" : String(layers[norm]);
+        this.chart.text(x(norm) + gap / 2, y, write, "lv-tick", "middle");
+      }
+    });
+  }
+
+  legend(frame) {
+    const y = CHART_HEIGHT - 7;
+    let x = frame.left;
+    this.size = 3.4;
+    for (const kind of ["attention", "feed_forward", "final"]) {
+      this.mark(x + 4, y - 3.5, kind, 0, 0);
+      this.chart.text(x + 12, y, NORM_NAMES[kind], "lv-tick");
+      x += 22 + 5.5 * NORM_NAMES[kind].length;
+    }
+  }
+}
+
+/** Rotation of the newest position: a clock for each pair of features. */
+class RotationPanel extends Panel {
+  constructor(view) {
+    super("rotation", "Rotation angles", "newest position, radians");
+    this.view = view;
+    this.pair = 0;
+    this.chart = new Chart({
+      tabindex: "0",
+      role: "application",
+      onkeydown: (event) => this.choose(event),
+      onmousemove: (event) => this.point(event),
+    });
+    this.chart.svg.classList.add("lv-clocks");
+    this.body.append(this.chart.svg);
+  }
+
+  draw({ recording, position }) {
+    const angles = recording.angles[position];
+    if (!angles) return this.say("Rotation angles were not recorded.");
+    const { chart } = this;
+    const { about } = recording;
+    this.nPairs = angles.length;
+    this.pair = Math.min(this.pair, angles.length - 1);
+    chart.resize(this.width, CHART_HEIGHT);
+    const writes = angles.length <= 16;
+    const square = Math.sqrt((angles.length * chart.width) / chart.height);
+    const columns = writes ? Math.min(Math.ceil(angles.length / 2), 8) : Math.ceil(square);
+    const rows = Math.ceil(angles.length / columns);
+    const [cellWidth, cellHeight] = [chart.width / columns, chart.height / rows];
+    const room = Math.min(cellWidth - 8, cellHeight - (writes ? 32 : 6));
+    const radius = Math.min(room / 2, 34);
+    this.cell = (x, y) => Math.floor(y / cellHeight) * columns + Math.floor(x / cellWidth);
+    angles.forEach((angle, pair) => {
+      const x = ((pair % columns) + 0.5) * cellWidth;
+      const y = Math.floor(pair / columns) * cellHeight + radius + 3;
+      const speed = frequency(about, pair);
+      this.clock(x, y, radius, angle, position ? speed : 0, pair);
+      if (!writes) return;
+      chart.text(x, y + radius + 11, `pair ${pair}`, "lv-tick", "middle");
+      chart.text(x, y + radius + 21, `θ ${brief(speed)}`, "lv-tick lv-small", "middle");
+    });
+    chart.show(`${angles.length} clocks; arrow keys choose a pair`);
+    this.say(turnsInWords(about, position, this.pair, angles[this.pair]));
+  }
+
+  /** The hand stands at the angle; the wedge is what this one position has added. */
+  clock(x, y, radius, angle, speed, pair) {
+    const at = (turned, length = radius) => [
+      x + length * Math.cos(turned),
+      y - length * Math.sin(turned),
+    ];
+    const { chart } = this;
+    const chosen = pair === this.pair ? "lv-dial lv-chosen" : "lv-dial";
+    chart.add("circle", { cx: x, cy: y, r: radius, class: chosen, "data-pair": pair });
+    const [startX, startY] = at(angle - speed, radius - 2);
+    const [endX, endY] = at(angle, radius - 2);
+    const large = speed > Math.PI ? 1 : 0;
+    const arc = `A${radius - 2} ${radius - 2} 0 ${large} 0 ${endX} ${endY}`;
+    chart.add("path", { d: `M${x} ${y}L${startX} ${startY}${arc}Z`, class: "lv-wedge" });
+    const [zeroX, zeroY] = at(0, radius - 5);
+    chart.line(zeroX, zeroY, x + radius, y, "lv-zero");
+    chart.line(x, y, endX, endY, "lv-hand");
+    chart.add("circle", { cx: x, cy: y, r: 1.8, class: "lv-pin" });
+  }
+
+  point(event) {
+    if (!this.cell) return;
+    const bounds = this.chart.svg.getBoundingClientRect();
+    const pair = this.cell(event.clientX - bounds.left, event.clientY - bounds.top);
+    if (pair < this.nPairs && pair !== this.pair) {
+      this.pair = pair;
+      this.view.schedule();
+    }
+  }
+
+  choose(event) {
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!step || !this.nPairs) return;
+    event.preventDefault();
+    this.pair = clamp(this.pair + step, 0, this.nPairs - 1);
+    this.view.schedule();
+  }
+}
+
+/** How far a pair turns from one position to the next, in radians. */
+const frequency = (about, pair) => about.rope_theta ** ((-2 * pair) / about.head_dim);
+
+function turnsInWords(about, position, pair, angle) {
+  const speed = frequency(about, pair);
+  const turns = Math.floor(angle / (2 * Math.PI));
+  const rest = angle - turns * 2 * Math.PI;
+  const sum = `Pair ${pair}: position ${position} × θ ${brief(speed)} = ${brief(angle)} rad`;
+  const whole = turns ? `, ${plural(turns, "turn")} and ${fixed(rest)} rad` : "";
+  return `${sum}${whole}. The wedge is the turn from one position to the next.`;
+}
+
+/** Bytes of the KV cache: layer by layer now, and all layers over the steps. */
+class CachePanel extends Panel {
+  constructor(view) {
+    super("cache", "KV cache", "bytes");
+    this.view = view;
+    this.chart = new Chart();
+    this.body.append(this.chart.svg);
+  }
+
+  draw({ recording, step, nSteps }) {
+    const { about, steps } = recording;
+    if (!steps[step].cache_used) return this.say("The KV cache was not recorded.");
+    this.chart.resize(this.width, CHART_HEIGHT);
+    const split = clamp(this.chart.width * 0.36, 84, 180);
+    this.drawLayers(about, steps[step], split);
+    this.drawGrowth(about, steps, step, nSteps, split);
+    const used = total(steps[step].cache_used);
+    this.chart.show(`KV cache after step ${step}: ${grouped(used)} bytes used`);
+    this.say(formulaInWords(about, steps[step], used));
+  }
+
+  drawLayers(about, { cache_used: used, cache_reserved: reserved }, split) {
+    const { chart } = this;
+    chart.text(0, 10, "each layer", "lv-tick lv-group");
+    const left = 42;
+    const rowHeight = Math.min((CHART_HEIGHT - 48) / used.length, 24);
+    const most = Math.max(...reserved, 1);
+    used.forEach((value, index) => {
+      const y = 18 + index * rowHeight;
+      const height = Math.max(rowHeight * 0.62, 1);
+      const width = (count) => (count / most) * (split - left);
+      chart.box(left, y, width(reserved[index]), height, "lv-reserved");
+      chart.box(left, y, width(value), height, "lv-used");
+      if (rowHeight >= 10 || index % 4 === 0) {
+        const name = `layer ${about.layers[index]}`;
+        chart.text(left - 5, y + height / 2 + 3.5, name, "lv-tick", "end");
+      }
+    });
+    const y = 18 + used.length * rowHeight + 12;
+    chart.text(left, y, bytes(used[0]), "lv-tick lv-strong");
+    chart.text(left, y + 13, `of ${bytes(reserved[0])}`, "lv-tick");
+  }
+
+  drawGrowth(about, steps, step, nSteps, split) {
+    const { chart } = this;
+    const frame = { left: split + 58, right: chart.width - 30, top: 22, bottom: CHART_HEIGHT - 18 };
+    const others = this.otherModels(about);
+    const reserved = total(steps[step].cache_reserved);
+    const atEnd = (model) => model.cache_bytes_per_position * (about.n_prompt + nSteps - 1);
+    const high = Math.max(reserved, ...others.map(atEnd));
+    const y = chart.scale(frame, high, (value) => (value ? bytes(value) : "0"));
+    const x = (index) =>
+      frame.left + (nSteps > 1 ? index / (nSteps - 1) : 0.5) * (frame.right - frame.left);
+    chart.text(frame.left, 10, "all layers, by step", "lv-tick lv-group");
+    for (const model of others) {
+      const at = (index) => y(model.cache_bytes_per_position * (about.n_prompt + index));
+      chart.path([[x(0), at(0)], [x(nSteps - 1), at(nSteps - 1)]], "lv-other");
+      chart.text(frame.right + 4, at(nSteps - 1) + 3.5, model.kind, "lv-tick");
+    }
+    chart.line(frame.left, y(reserved), frame.right, y(reserved), "lv-limit");
+    const used = steps.slice(0, step + 1).map((one, index) => [x(index), y(total(one.cache_used))]);
+    const area = [[x(0), y(0)], ...used, [x(step), y(0)]];
+    chart.path(area, "lv-area");
+    chart.path(used, "lv-now");
+    chart.add("circle", { cx: used[step][0], cy: used[step][1], r: 3.2, class: "lv-point" });
+    chart.text(frame.left, CHART_HEIGHT - 5, "step 0", "lv-tick", "middle");
+    chart.text(frame.right, CHART_HEIGHT - 5, String(nSteps - 1), "lv-tick", "middle");
+  }
+
+  /** Models of the switch that differ in their key/value heads only: the formula gives their line. */
+  otherModels(about) {
+    const perHead = 2 * about.n_layers * about.head_dim * about.item_bytes;
+    return this.view.choices.models.filter(
+      (model) =>
+        model.cache_bytes_per_position === perHead * model.n_kv_heads &&
+        model.n_kv_heads !== about.n_kv_heads,
+    );
+  }
+}
+
+const total = (values) => values.reduce((sum, value) => sum + value, 0);
+
+function formulaInWords(about, { cache_used, end }, used) {
+  const nLayers = cache_used.length;
+  const perPosition = 2 * nLayers * about.n_kv_heads * about.head_dim * about.item_bytes;
+  const sum =
+    `2 × ${plural(nLayers, "layer")} × ${plural(about.n_kv_heads, "kv head")} × ` +
+    `${about.head_dim} × ${about.item_bytes} bytes × ${plural(end, "position")}`;
+  const verdict = perPosition * end === used ? "as recorded" : `recorded: ${grouped(used)}`;
+  return `${sum} = ${grouped(perPosition * end)} bytes, ${verdict}.`;
+}
+
+/** The likeliest next tokens, and which of them was written. */
+class CandidatePanel extends Panel {
+  constructor() {
+    super("candidates", "Next token", "probability");
+    this.chart = new Chart();
+    this.body.append(this.chart.svg);
+  }
+
+  draw({ recording, step, isLastOfStep }) {
+    const { candidates, written, probability } = recording.steps[step];
+    if (!candidates) return this.say("The candidates were not recorded.");
+    const rows = candidates.map((row) => ({ ...row, isWritten: row.id === written?.id }));
+    const isFarther = written && !rows.some((row) => row.isWritten);
+    if (isFarther) rows.push({ ...written, probability, isWritten: true });
+    const { chart } = this;
+    const rowHeight = 22;
+    chart.resize(this.width, rowHeight * (candidates.length + 1) + 4);
+    const left = Math.min(92, chart.width * 0.32);
+    const full = chart.width - left - 46;
+    rows.forEach((row, index) => {
+      const y = index * rowHeight + 2;
+      const bar = row.isWritten ? "lv-bar lv-written" : "lv-bar";
+      const strong = row.isWritten ? "lv-strong" : "";
+      chart.text(left - 6, y + 15, shorten(row.label, 12), `lv-label ${strong}`, "end");
+      chart.box(left, y + 2, full, rowHeight - 6, "lv-track");
+      chart.box(left, y + 2, Math.max(row.probability * full, 1), rowHeight - 6, bar);
+      const value = `${chance(row.probability)}${row.isWritten ? " ◂" : ""}`;
+      chart.text(left + full + 5, y + 15, value, `lv-tick ${strong}`);
+    });
+    chart.show(`The ${candidates.length} likeliest next tokens`);
+    this.say(this.inWords(written, probability, isFarther, isLastOfStep));
+  }
+
+  inWords(written, probability, isFarther, isLastOfStep) {
+    if (!written) return "The ten likeliest next tokens.";
+    const when = isLastOfStep ? "" : "After the whole prompt: ";
+    const rank = isFarther ? ", not among the likeliest" : "";
+    return `${when}${tokenText(written)} ◂ was written (${chance(probability)}${rank}).`;
+  }
+}
+
+/** Time of each step; the prefill, which passes the whole prompt, stands apart. */
+class TimePanel extends Panel {
+  constructor() {
+    super("time", "Time per step", "milliseconds, recording included");
+    this.chart = new Chart();
+    this.body.append(this.chart.svg);
+  }
+
+  draw({ recording, step, nSteps }) {
+    const { steps, about } = recording;
+    if (steps[0].seconds == null) return this.say("Times were not recorded.");
+    const { chart } = this;
+    chart.resize(this.width, CHART_HEIGHT);
+    const milliseconds = steps.map((one) => 1000 * one.seconds);
+    const decode = milliseconds.slice(1);
+    const typical = decode.length ? median(decode) : milliseconds[0];
+    // A pause of the machine leaves the frame instead of squeezing every other step.
+    const high = Math.min(Math.max(...milliseconds), 3 * typical);
+    const frame = { left: 34, right: chart.width - 6, top: 14, bottom: CHART_HEIGHT - 18 };
+    const y = chart.scale(frame, high);
+    const first = frame.left + 36;
+    const slot = (frame.right - first) / Math.max(nSteps - 1, 1);
+    const bar = (value, index) => {
+      const x = index ? first + (index - 1) * slot : frame.left + 5;
+      const width = index ? Math.max(slot - (slot > 4 ? 1 : 0), 0.8) : 18;
+      const top = fixed(Math.max(y(value), frame.top), 1);
+      return `M${fixed(x)} ${frame.bottom}V${top}h${fixed(width)}V${frame.bottom}Z`;
+    };
+    const bars = milliseconds.map(bar);
+    chart.add("path", { d: bars[0], class: "lv-time lv-prefill" });
+    chart.add("path", { d: bars.slice(1).join(""), class: "lv-time" });
+    chart.add("path", { d: bars[step], class: "lv-time lv-chosen" });
+    if (y(milliseconds[0]) < frame.top) {
+      chart.text(frame.left + 14, frame.top - 1, `↑ ${brief(milliseconds[0])}`, "lv-tick", "middle");
+    }
+    chart.text(frame.left + 14, CHART_HEIGHT - 5, "prefill", "lv-tick", "middle");
+    if (nSteps > 1) chart.text(first, CHART_HEIGHT - 5, "step 1", "lv-tick");
+    if (nSteps > 2) chart.text(frame.right, CHART_HEIGHT - 5, String(nSteps - 1), "lv-tick", "end");
+    if (decode.length) chart.line(first, y(typical), frame.right, y(typical), "lv-median");
+    chart.show(`Time of ${plural(steps.length, "step")}`);
+    this.say(this.inWords(milliseconds, typical, decode.length, step, about));
+  }
+
+  inWords(milliseconds, typical, nDecode, step, about) {
+    const prefill = `prefill of ${plural(about.n_prompt, "token")} ${brief(milliseconds[0])} ms`;
+    const now = step ? `step ${step} ${brief(milliseconds[step])} ms; ` : "";
+    if (!nDecode) return `${prefill}.`;
+    const speed = `median ${brief(typical)} ms = ${brief(1000 / typical)} tokens/s`;
+    return `${now}${prefill}; ${speed}, recording included.`;
+  }
+}
+
+// ---------------------------------------------------------------- controls
+
+/** Everything that starts a run: prompt, model, numbers, the button, and what comes of it. */
+class Controls {
+  constructor(view) {
+    this.view = view;
+    this.model = view.model;
+    this.buildInputs();
+    this.buildRunBar();
+    this.element = element(
+      "div",
+      { class: "lv-controls" },
+      element(
+        "label",
+        { class: "lv-field lv-wide" },
+        element("span", {}, "Prompt ", this.hint),
+        this.prompt,
+      ),
+      this.models,
+      element("div", { class: "lv-numbers" }, ...this.fields, this.button),
+      this.runBar,
+      this.status,
+      this.alert,
+    );
+    this.element.addEventListener("input", () => this.planSoon());
+  }
+
+  buildInputs() {
+    this.prompt = element("textarea", {
+      class: "lv-prompt",
+      rows: "2",
+      dir: "auto",
+      spellcheck: "false",
+    });
+    this.models = element("fieldset", { class: "lv-models" });
+    this.device = element("select", { class: "lv-device" });
+    this.nTokens = numberInput("lv-new-tokens", { min: 1, step: 1 });
+    this.temperature = numberInput("lv-temperature", { min: 0, step: 0.1 });
+    this.seed = numberInput("lv-seed", { step: 1 });
+    this.pace = element(
+      "select",
+      { class: "lv-pace" },
+      ...PACES.map(([value, words]) => element("option", { value }, words)),
+    );
+    this.deviceField = field("Device", this.device);
+    this.fields = [
+      field("New tokens, at most", this.nTokens),
+      field("Temperature", this.temperature),
+      field("Seed", this.seed),
+      field("Pace", this.pace),
+      this.deviceField,
+    ];
+  }
+
+  buildRunBar() {
+    const hint = newId("hint");
+    this.hint = element("span", { class: "lv-hint", id: hint });
+    this.button = element("button", {
+      type: "button",
+      class: "lv-run",
+      "aria-describedby": hint,
+      onclick: () => (this.model.get("running") ? this.stop() : this.run()),
+    });
+    this.bar = element("progress", { max: 1, value: 0, "aria-label": "Progress of the run" });
+    this.done = element("span", { class: "lv-done" });
+    this.plan = element("span", { class: "lv-plan" });
+    const progress = element("div", { class: "lv-progress" }, this.bar, this.done);
+    this.runBar = element("div", { class: "lv-run-bar" }, progress, this.plan);
+    this.status = element("p", { class: "lv-status", role: "status" });
+    this.alert = element("p", { class: "lv-alert", role: "alert" });
+  }
+
+  run() {
+    if (this.model.get("running")) return;
+    this.model.send({ type: "run", settings: this.read() });
+  }
+
+  stop() {
+    this.model.send({ type: "stop" });
+    this.button.textContent = "Stopping …";
+  }
+
+  read() {
+    const chosen = this.models.querySelector("input:checked");
+    return {
+      model: chosen ? chosen.value : null,
+      device: this.device.value,
+      prompt: this.prompt.value,
+      max_new_tokens: numberOf(this.nTokens),
+      temperature: numberOf(this.temperature),
+      seed: numberOf(this.seed),
+      tokens_per_second: numberOf(this.pace),
+    };
+  }
+
+  /** Put the settings of the kernel into the inputs. */
+  write(settings) {
+    this.prompt.value = settings.prompt;
+    this.nTokens.value = settings.max_new_tokens;
+    this.temperature.value = settings.temperature;
+    this.seed.value = settings.seed;
+    this.pace.value = settings.tokens_per_second ?? "";
+    this.device.value = settings.device;
+    for (const input of this.models.querySelectorAll("input")) {
+      input.checked = input.value === settings.model;
+    }
+    this.planSoon();
+  }
+
+  offer({ models, devices }) {
+    const chosen = this.models.querySelector("input:checked")?.value;
+    const name = newId("model");
+    const cards = models.map((model) => modelCard(model, name));
+    this.models.replaceChildren(element("legend", {}, "Model"), ...cards);
+    this.element.hidden = !models.length; // a recorded run alone has nothing to set
+    this.device.replaceChildren(...devices.map((one) => element("option", { value: one }, one)));
+    this.deviceField.hidden = devices.length < 2;
+    this.write({ ...this.model.get("settings"), ...(chosen && { model: chosen }) });
+  }
+
+  /** Ask, a moment after the last change, what such a run would take. */
+  planSoon() {
+    clearTimeout(this.planning);
+    this.planning = setTimeout(() => {
+      if (this.model.get("running") || this.element.hidden) return;
+      this.model.send({ type: "plan", settings: this.read(), view: this.view.id });
+    }, PLAN_DELAY_MS);
+  }
+
+  showPlan({ text, problem }) {
+    this.plan.textContent = text;
+    this.plan.classList.toggle("lv-problem", problem);
+  }
+
+  showRunning(running) {
+    this.button.textContent = running ? "Stop" : "Run";
+    this.button.classList.toggle("lv-stop", running);
+    this.hint.textContent = running
+      ? "— stop the run to change it and the settings"
+      : "— Ctrl+Enter runs it";
+    this.prompt.readOnly = running;
+    keepKeys(this.prompt, running);
+    for (const input of this.element.querySelectorAll("input, select")) input.disabled = running;
+    this.element.classList.toggle("lv-running", running);
+  }
+
+  showStatus({ level, text }) {
+    this.status.textContent = level === "error" ? "" : text;
+    this.status.classList.toggle("lv-notice", level === "notice");
+    this.alert.textContent = level === "error" ? text : "";
+  }
+
+  /** The recording that is shown: how far it has come, and how long the rest may take. */
+  showProgress(recording, running) {
+    const { about, steps } = recording;
+    if (!about) return;
+    const nDone = steps.length;
+    this.bar.max = about.n_steps;
+    this.bar.value = running ? nDone : about.n_steps;
+    const left = recording.secondsFor(about.n_steps - nDone);
+    const rest = left === null ? "" : `, about ${duration(left)} left`;
+    this.done.textContent = running
+      ? `${nDone} of ${plural(about.n_steps, "token")}${rest}`
+      : `${plural(nDone, "token")} written`;
+  }
+}
+
+function field(words, input) {
+  return element("label", { class: "lv-field" }, element("span", {}, words), input);
+}
+
+function numberInput(name, attributes) {
+  return element("input", { type: "number", class: name, ...attributes });
+}
+
+const numberOf = (input) => (input.value === "" ? null : Number(input.value));
+
+/** A choice of the model switch, with a small drawing of which head reads which. */
+function modelCard(model, name) {
+  const heads = model.kind
+    ? `${plural(model.n_heads, "head")}, ${plural(model.n_kv_heads, "kv head")}`
+    : (model.problem ?? "is read when it runs");
+  return element(
+    "label",
+    { class: "lv-model", title: model.problem },
+    element("input", { type: "radio", name, value: model.name }),
+    element(
+      "span",
+      { class: "lv-model-words" },
+      element("strong", {}, model.kind ?? model.name),
+      element("small", {}, model.kind && !isKind(model) ? `${model.name}: ${heads}` : heads),
+    ),
+    ...(model.kind && model.n_heads <= 16 ? [wiring(model)] : []),
+  );
+}
+
+const isKind = (model) => model.name.toLowerCase() === model.kind.toLowerCase();
+
+function wiring({ n_heads: nHeads, n_kv_heads: nKvHeads }) {
+  const [width, height] = [66, 24];
+  const across = (index, count) => ((index + 0.5) * width) / count;
+  const drawing = shape("svg", {
+    class: "lv-wiring",
+    viewBox: `0 0 ${width} ${height}`,
+    "aria-hidden": "true",
+  });
+  for (let head = 0; head < nHeads; head++) {
+    const group = Math.floor((head * nKvHeads) / nHeads);
+    const [x1, x2] = [across(head, nHeads), across(group, nKvHeads)];
+    drawing.append(
+      shape("line", { x1, y1: 4, x2, y2: height - 4 }),
+      shape("circle", { cx: x1, cy: 4, r: 2.3, class: "lv-query-head" }),
+    );
+  }
+  for (let group = 0; group < nKvHeads; group++) {
+    const side = 5.6;
+    const [x, y] = [across(group, nKvHeads) - side / 2, height - 4 - side / 2];
+    drawing.append(shape("rect", { x, y, width: side, height: side, class: "lv-kv-head" }));
+  }
+  return drawing;
+}
+
+// ---------------------------------------------------------------- text and scrubber
+
+/** The prompt and what was written, token by token, each coloured by its probability. */
+class Story {
+  constructor(view) {
+    this.view = view;
+    this.spans = [];
+    this.element = element("div", {
+      class: "lv-story",
+      role: "listbox",
+      tabindex: "0",
+      "aria-label": "Tokens; the arrow keys choose one",
+      onclick: (event) => this.click(event),
+      onkeydown: (event) => this.move(event),
+    });
+    this.box = element(
+      "section",
+      { class: "lv-text" },
+      this.element,
+      element(
+        "p",
+        { class: "lv-legend", "aria-hidden": "true" },
+        sample("prompt", "lv-prompt-token"),
+        sample("read", "lv-read"),
+        sample("written", "lv-written-token"),
+        sample("pointed at", "lv-looked-at"),
+        "probability of each written token: 0 ",
+        element("span", { class: "lv-ramp" }),
+        " 1",
+      ),
+    );
+  }
+
+  clear() {
+    this.spans = [];
+    this.element.replaceChildren();
+  }
+
+  /** Add the tokens that are new, and mark those of the moment. */
+  draw({ recording, step, position }) {
+    if (this.recordingRun !== recording.run) {
+      this.recordingRun = recording.run;
+      this.clear();
+    }
+    for (let place = this.spans.length; place < recording.tokens.length; place++) {
+      this.append(recording, place);
+    }
+    const { about, steps } = recording;
+    const isPromptToken = position < steps[step].end - 1;
+    const written = isPromptToken ? -1 : steps[step].end;
+    this.mark("lv-read", position, "readSpan");
+    this.mark("lv-written-token", written, "writtenSpan");
+    this.mark("lv-looked-at", this.view.lookedAt(), "lookedAtSpan");
+    const chosen = written >= about.n_prompt && this.spans[written] ? written : position;
+    this.choose(chosen);
+  }
+
+  append(recording, place) {
+    const token = recording.tokens[place];
+    const { about, steps, stepOfToken } = recording;
+    const isPrompt = place < about.n_prompt;
+    const span = element("span", {
+      class: isPrompt ? "lv-token lv-prompt-token" : "lv-token",
+      role: "option",
+      id: newId("token"),
+      "data-position": place,
+    });
+    const hasSpace = token.label.startsWith("▁");
+    const rest = hasSpace ? token.label.slice(1) : token.label;
+    if (hasSpace) span.append(element("span", { class: "lv-space" }, "▁"));
+    span.append(isByte(token) ? element("span", { class: "lv-byte" }, rest) : rest);
+    if (token.character) span.append(element("span", { class: "lv-character" }, token.character));
+    const probability = isPrompt ? null : steps[stepOfToken[place]].probability;
+    if (probability !== null) span.style.setProperty("--p", probability.toFixed(3));
+    const likely = probability === null ? "" : `, probability ${chance(probability)}`;
+    span.title = `position ${place}, id ${token.id}${likely}`;
+    this.spans.push(span);
+    // A line may break before a word, and does break after a newline.
+    this.element.append(element("wbr"), span);
+    if (token.label === "⏎" || token.character === "⏎") this.element.append(element("br"));
+  }
+
+  /** Move a mark from the token that had it to another. */
+  mark(name, position, slot) {
+    const span = this.spans[position] ?? null;
+    if (this[slot] === span) return;
+    this[slot]?.classList.remove(name);
+    span?.classList.add(name);
+    this[slot] = span;
+  }
+
+  choose(position) {
+    const span = this.spans[position];
+    if (!span || this.chosen === span) return;
+    this.chosen?.setAttribute("aria-selected", "false");
+    span.setAttribute("aria-selected", "true");
+    this.element.setAttribute("aria-activedescendant", span.id);
+    this.chosen = span;
+    this.chosenPosition = position;
+    this.bringIntoView(span);
+  }
+
+  /** Scroll the box, and nothing around it, as little as needed. */
+  bringIntoView({ offsetTop: top, offsetHeight: height }) {
+    const { scrollTop, clientHeight } = this.element;
+    const margin = 8;
+    if (top < scrollTop) this.element.scrollTop = top - margin;
+    if (top + height > scrollTop + clientHeight) {
+      this.element.scrollTop = top + height + margin - clientHeight;
+    }
+  }
+
+  click(event) {
+    const span = event.target.closest("[data-position]");
+    if (span) this.view.chooseToken(Number(span.dataset.position));
+  }
+
+  move(event) {
+    const last = this.spans.length - 1;
+    const at = this.chosenPosition ?? last;
+    const places = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: last };
+    if (!(event.key in places) || last < 0) return;
+    event.preventDefault();
+    this.view.chooseToken(clamp(places[event.key], 0, last));
+  }
+}
+
+const isByte = (token) => /^<0x[0-9A-F]{2}>$/.test(token.label);
+
+/** A token for the legend. */
+function sample(words, mark) {
+  return element("span", { class: `lv-token ${mark}` }, words);
+}
+
+/** One step after another, by hand or played. */
+class Scrubber {
+  constructor(view) {
+    this.view = view;
+    this.play = element("button", {
+      type: "button",
+      class: "lv-play",
+      onclick: () => view.togglePlay(),
+    });
+    this.range = element("input", {
+      type: "range",
+      class: "lv-scrubber",
+      min: "0",
+      step: "1",
+      "aria-label": "Step",
+      oninput: () => view.scrub(Number(this.range.value)),
+    });
+    this.words = element("p", { class: "lv-moment" });
+    this.element = element("div", { class: "lv-scrub" }, this.play, this.range, this.words);
+  }
+
+  draw({ recording, step, position, isLastOfStep }, playing) {
+    const last = recording.steps.length - 1;
+    this.range.max = last;
+    this.range.value = step;
+    const words = momentInWords(recording, step, position, isLastOfStep);
+    this.words.textContent = words;
+    this.range.setAttribute("aria-valuetext", words);
+    this.play.textContent = playing ? "❚❚" : "▶";
+    this.play.setAttribute("aria-label", playing ? "Pause" : "Play the steps");
+  }
+}
+
+function momentInWords(recording, step, position, isLastOfStep) {
+  const { start, end, written } = recording.steps[step];
+  const last = recording.steps.length - 1;
+  const read = `${tokenText(recording.tokens[position])} at position ${position}`;
+  if (!isLastOfStep) return `Step 0 of ${last}, prefill: read ${read}, one of ${end} at once.`;
+  const what =
+    end - start > 1 ? `prefill: read positions ${start} to ${end - 1}` : `read ${read}`;
+  const wrote = written ? `, wrote ${tokenText(written)}` : "";
+  return `Step ${step} of ${last}, ${what}${wrote}.`;
+}
+
+// ---------------------------------------------------------------- the view
+
+/** One display of the explorer: which moment is shown, and everything that shows it. */
+class View {
+  constructor(model, recording, root) {
+    this.model = model;
+    this.recording = recording;
+    this.root = root;
+    this.id = newId("view");
+    this.step = 0;
+    this.position = null; // a prompt token that was chosen, else the newest of the step
+    this.layer = Infinity; // the last one, until another is chosen
+    this.following = true;
+    this.build();
+    this.listen();
+    this.refresh();
+  }
+
+  get choices() {
+    return this.model.get("choices");
+  }
+
+  build() {
+    this.controls = new Controls(this);
+    this.story = new Story(this);
+    this.scrubber = new Scrubber(this);
+    this.attention = new AttentionPanel(this);
+    this.panels = [
+      this.attention,
+      new CandidatePanel(),
+      new NormPanel(),
+      new RotationPanel(this),
+      new CachePanel(this),
+      new TimePanel(),
+    ];
+    this.empty = element("p", { class: "lv-empty" }, "Nothing has run yet. Press Run.");
+    const signals = this.panels.map((panel) => panel.element);
+    this.results = element(
+      "div",
+      { class: "lv-results" },
+      this.story.box,
+      this.scrubber.element,
+      element("div", { class: "lv-panels" }, ...signals),
+    );
+    this.explorer = element(
+      "div",
+      { class: "lv-explorer", role: "group", "aria-label": "Generation explorer" },
+      this.controls.element,
+      this.empty,
+      this.results,
+    );
+    this.explorer.addEventListener("keydown", (event) => this.shortcut(event));
+    this.root.append(this.explorer);
+  }
+
+  listen() {
+    const { model, controls } = this;
+    model.on("change:choices", () => {
+      controls.offer(this.choices);
+      this.refreshRunning();
+    });
+    model.on("change:settings", () => controls.write(model.get("settings")));
+    model.on("change:status", () => controls.showStatus(model.get("status")));
+    model.on("change:running", () => this.refreshRunning());
+    model.on("msg:custom", (message) => {
+      if (message.type === "plan" && message.view === this.id) controls.showPlan(message);
+    });
+    this.onRecording = () => this.follow();
+    this.recording.listeners.add(this.onRecording);
+    this.resizing = new ResizeObserver(() => {
+      for (const panel of this.panels) panel.measure();
+      this.schedule();
+    });
+    this.resizing.observe(this.explorer);
+    // JupyterLab tells its theme by attributes of the body.
+    this.theming = new MutationObserver(() => {
+      this.mapColours = null;
+      this.schedule();
+    });
+    this.theming.observe(document.body, { attributes: true });
+  }
+
+  refresh() {
+    this.controls.offer(this.choices);
+    this.controls.showStatus(this.model.get("status"));
+    this.refreshRunning();
+    this.follow();
+  }
+
+  refreshRunning() {
+    const running = this.model.get("running");
+    if (running) this.following = true;
+    this.pause();
+    this.controls.showRunning(running);
+    this.schedule();
+  }
+
+  remove() {
+    this.pause();
+    this.recording.listeners.delete(this.onRecording);
+    this.resizing.disconnect();
+    this.theming.disconnect();
+    cancelAnimationFrame(this.frame);
+    clearTimeout(this.controls.planning);
+  }
+
+  /** New steps are here: show the newest, unless the reader has gone back to an earlier one. */
+  follow() {
+    const last = this.recording.steps.length - 1;
+    if (this.recording.run !== this.shownRun) {
+      this.shownRun = this.recording.run;
+      this.following = true;
+      this.position = null;
+    }
+    if (this.following) this.step = Math.max(last, 0);
+    this.schedule();
+  }
+
+  scrub(step) {
+    const last = this.recording.steps.length - 1;
+    this.step = clamp(step, 0, last);
+    this.position = null;
+    this.following = this.step === last;
+    this.schedule();
+  }
+
+  /** A written token shows the step that wrote it, a prompt token its place in the prefill. */
+  chooseToken(place) {
+    const { about, stepOfToken } = this.recording;
+    this.scrub(stepOfToken[place]);
+    if (place < about.n_prompt) {
+      this.position = place;
+      this.following = false;
+    }
+  }
+
+  chooseLayer(index) {
+    this.layer = index;
+    this.schedule();
+  }
+
+  /** The position whose key is pointed at in the attention panel. */
+  lookedAt() {
+    return this.attention.cursor?.key ?? -1;
+  }
+
+  togglePlay() {
+    if (this.playing) return this.pause();
+    const last = this.recording.steps.length - 1;
+    if (this.step >= last) this.scrub(0);
+    this.playing = setInterval(() => {
+      this.scrub(this.step + 1);
+      if (this.step >= this.recording.steps.length - 1) this.pause();
+    }, PLAY_STEP_MS);
+    this.schedule();
+  }
+
+  pause() {
+    clearInterval(this.playing);
+    this.playing = null;
+    this.schedule();
+  }
+
+  shortcut(event) {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+      event.preventDefault();
+      this.controls.run();
+    } else if (event.key === "Escape") {
+      this.attention.unlock();
+    }
+  }
+
+  /** Draw once with the next frame, however much has changed until then. */
+  schedule() {
+    if (this.frame) return;
+    this.frame = requestAnimationFrame(() => {
+      this.frame = null;
+      this.draw();
+    });
+  }
+
+  draw() {
+    const { recording } = this;
+    const isEmpty = !recording.steps.length;
+    this.empty.hidden = !isEmpty;
+    this.results.hidden = isEmpty;
+    if (isEmpty || !this.explorer.isConnected) return;
+    if (!this.attention.width) for (const panel of this.panels) panel.measure();
+    if (!this.mapColours) this.readColours();
+    const moment = this.moment();
+    this.controls.showProgress(recording, this.model.get("running"));
+    this.scrubber.draw(moment, Boolean(this.playing));
+    for (const panel of this.panels) panel.draw(moment);
+    this.story.draw(moment); // last, since it asks where its tokens have come to stand
+    this.explorer.dataset.run = recording.run;
+  }
+
+  /** What the panels draw: a step of the recording, a position, and how much is to come. */
+  moment() {
+    const { recording, layer } = this;
+    const step = clamp(this.step, 0, recording.steps.length - 1);
+    const newest = recording.steps[step].end - 1;
+    const position = this.position ?? newest;
+    // While tokens are still coming, the panels leave room for all of them.
+    const { about } = recording;
+    const isGrowing = this.model.get("running");
+    return {
+      recording,
+      step,
+      position,
+      layer: clamp(layer, 0, about.layers.length - 1),
+      isLastOfStep: position === newest,
+      columns: isGrowing ? about.n_positions : recording.steps.at(-1).end,
+      nSteps: isGrowing ? about.n_steps : recording.steps.length,
+    };
+  }
+
+  /** Read the colours that a canvas needs from the style sheet: once for each theme. */
+  readColours() {
+    const style = getComputedStyle(this.explorer);
+    this.mapColours = blend(style.getPropertyValue("--lv-map").split(","));
+    this.unseenColour = style.getPropertyValue("--lv-unseen").trim();
+  }
+}
+
+/** 256 colours, as RGBA, that pass through stops such as "#3a84bf 0.6". */
+function blend(stops) {
+  const points = stops.map((stop) => {
+    const [colour, place] = stop.trim().split(/\s+/);
+    return { at: Number(place), rgb: [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16)) };
+  });
+  return Array.from({ length: 256 }, (_, index) => {
+    const value = index / 255;
+    const next = points.findIndex((point, i) => i > 0 && value <= point.at);
+    const [low, high] = [points[next - 1], points[next]];
+    const share = (value - low.at) / (high.at - low.at);
+    const mixed = low.rgb.map((part, i) => Math.round(part + share * (high.rgb[i] - part)));
+    return [...mixed, 255];
+  });
+}
+
+export default () => {
+  const recording = new Recording();
+  return {
+    initialize({ model }) {
+      recording.connect(model);
+    },
+    render({ model, el }) {
+      const view = new View(model, recording, el);
+      return () => view.remove();
+    },
+  };
+};

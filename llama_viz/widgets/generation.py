@@ -1,0 +1,411 @@
+"""The generation explorer: run a model live, see every signal follow, scrub through the steps."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import dataclasses
+import logging
+import time
+import warnings
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import anywidget
+import torch
+import traitlets
+
+from llama_viz.checkpoints import EMBEDDED, load, pick_device
+from llama_viz.errors import unknown_name
+from llama_viz.generation import check_new_tokens
+from llama_viz.language_model import LanguageModel
+from llama_viz.recorder import format_bytes, record_steps, recording_size
+from llama_viz.trace import SIGNALS
+from llama_viz.widgets.bundle import picture_bundle
+from llama_viz.widgets.messages import PANEL_VARIABLES, describe, pack_steps
+from llama_viz.widgets.still import alt_text, still
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator, Sequence
+
+    import xarray as xr
+
+    from llama_viz.recorder import RecordedStep
+
+logger = logging.getLogger("llama_viz")
+
+# Where neither the caller nor the trace says.
+PROMPT = "Once there was a girl named Lily."
+NEW_TOKENS = 64
+
+# What the panels show, and the four signals whole, for figures that are drawn afterwards.
+RECORDED = tuple(dict.fromkeys((*PANEL_VARIABLES, *SIGNALS)))
+
+# After each token the kernel hears others for so long. A message passes several turns of the event
+# loop before it arrives, so sleep(0), one turn, would let a Stop wait for several tokens.
+BREATH_SECONDS = 0.001
+# A run that waits for its next token looks this often whether somebody pressed Stop.
+WAIT_SECONDS = 0.02
+
+REASONS = {
+    "eos": "the model ended its text",
+    "length": "as many tokens as asked for",
+    "context": "the context is full",
+}
+
+
+class GenerationExplorer(anywidget.AnyWidget):
+    """Generate live and see what happens inside: text, attention, norms, angles, cache, time.
+
+    models are the choices of the model switch: names of embedded models, paths to checkpoints, or
+    models that are loaded already. trace shows a recorded run at once, and Run with its settings
+    makes it again. After a run, and while it goes on, `trace` is its recording so far; `lm` is the
+    model that is chosen.
+
+    Where no kernel runs, a picture of the trace is shown instead.
+
+    Raises ValueError for no models and no trace, and for devices that this machine does not have.
+    """
+
+    _esm = Path(__file__).with_name("generation.js")
+    _css = Path(__file__).with_name("generation.css")
+
+    # For the page, which never changes them: it sends messages, and sees here what came of them.
+    choices = traitlets.Dict().tag(sync=True)
+    settings = traitlets.Dict().tag(sync=True)
+    status = traitlets.Dict().tag(sync=True)
+    running = traitlets.Bool(False).tag(sync=True)
+
+    _task: asyncio.Task[None] | None = None
+
+    def __init__(
+        self,
+        models: Sequence[str | Path | LanguageModel] = ("gqa", "mha", "mqa"),
+        *,
+        prompt: str | None = None,
+        trace: xr.Dataset | None = None,
+        max_new_tokens: int | None = None,
+        device: str | None = None,
+    ) -> None:
+        if not models and trace is None:
+            raise ValueError("give at least one model to run, or a trace to show")
+        self.trace = trace
+        self._sources = _named(models)
+        self._loaded: dict[tuple[str, str], LanguageModel] = {}
+        self._run_number = 0 if trace is None else 1
+        self._stop_asked = False
+        attributes: dict[str, Any] = {} if trace is None else trace.attrs
+        if max_new_tokens is None:
+            max_new_tokens = attributes.get("max_new_tokens") or NEW_TOKENS
+        check_new_tokens(max_new_tokens)
+        model = attributes.get("model")
+        if model not in self._sources:
+            model = next(iter(self._sources), None)
+        place = self._own_device(model) if device is None else pick_device(device)
+        settings = {
+            "model": model,
+            "device": _place_name(place),
+            "prompt": prompt if prompt is not None else attributes.get("prompt") or PROMPT,
+            "max_new_tokens": max_new_tokens,
+            "temperature": attributes.get("temperature", 0.0),
+            "seed": attributes.get("seed", 0),
+            "tokens_per_second": None,
+        }
+        ready = "Press Run." if trace is None else "A recorded run. Press Run to make your own."
+        super().__init__(settings=settings, status=_status(ready))
+        self.choices = self._describe_choices()
+        self.on_msg(self._receive)
+
+    # For the reader
+
+    @property
+    def lm(self) -> LanguageModel:
+        """The model that is chosen, loaded if it is not yet."""
+        return self._load(self.settings["model"], self.settings["device"])
+
+    def start(self, **settings: Any) -> asyncio.Task[None]:
+        """Begin a run, as the Run button does, and return its task.
+
+        settings are model, device, prompt, max_new_tokens, temperature, seed and
+        tokens_per_second (None: as fast as it goes); those not given stay as they are. What is
+        wrong with them is said in the widget, as is what goes wrong later.
+        """
+        if self._task is not None and not self._task.done():
+            raise RuntimeError("a run is under way; stop it first")
+        self._stop_asked = False
+        self.running = True
+        self._task = asyncio.get_running_loop().create_task(self._run(settings))
+        return self._task
+
+    def stop(self) -> None:
+        """Ask the run to end after the token under way; its recording so far is kept."""
+        self._stop_asked = True
+
+    def close(self) -> None:
+        """End the run, if there is one, and take the widget off the page."""
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+        super().close()
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The live widget, and for a page without a kernel a picture and its description."""
+        picture = None if self.trace is None else still(self.trace)
+        return picture_bundle(self.model_id, alt_text(self.trace), picture), {}
+
+    # Running
+
+    async def _run(self, changes: dict[str, Any]) -> None:
+        """One run from its settings to its last token; whatever goes wrong is said in one line."""
+        try:
+            self._say("Starting …")
+            settings = self._checked(changes)
+            await self._generate(settings)
+        except asyncio.CancelledError:
+            self._say("Stopped.")
+            raise
+        except KeyboardInterrupt:
+            self._say("Stopped by an interrupt of the kernel.", "notice")
+        except (ValueError, OSError) as error:
+            self._say(str(error), "error")
+        except Exception as error:
+            # Nobody expected this one: the line is for the reader, the log for whoever mends it.
+            self._say(f"{type(error).__name__}: {error}", "error")
+            logger.exception("the run of the generation explorer failed")
+        finally:
+            self.running = False
+
+    async def _generate(self, settings: dict[str, Any]) -> None:
+        # In a thread, since a large checkpoint takes seconds that other cells can use.
+        lm = await asyncio.to_thread(self._load, settings["model"], settings["device"])
+        steps = record_steps(
+            lm,
+            settings["prompt"],
+            settings["max_new_tokens"],
+            RECORDED,
+            temperature=settings["temperature"],
+            seed=settings["seed"],
+        )
+        self.settings = settings
+        self.choices = self._describe_choices()
+        self._say("Reading the prompt …")
+        await asyncio.sleep(BREATH_SECONDS)
+        began = time.perf_counter()
+        notices: list[str] = []
+        n_written, reason = 0, None
+        with closing(cast("Generator[RecordedStep]", steps)):
+            while not self._stop_asked:
+                recorded = _next(steps, notices)
+                if recorded is None:
+                    break
+                if n_written == 0:
+                    self._run_number += 1
+                    self._say("Writing …")
+                n_written, reason = n_written + 1, recorded.step.stop_reason
+                self.trace = recorded.trace
+                self._send_steps(recorded.step.index)
+                due = began + n_written / (settings["tokens_per_second"] or float("inf"))
+                await self._breathe(due if reason is None else began)
+        seconds = time.perf_counter() - began
+        self._say(_outcome(n_written, seconds, reason, notices), "notice" if notices else "status")
+
+    async def _breathe(self, due: float) -> None:
+        """Let Stop and other cells be heard, at least a moment, and until the next token is due."""
+        await asyncio.sleep(BREATH_SECONDS)
+        while not self._stop_asked and (left := due - time.perf_counter()) > 0:
+            await asyncio.sleep(min(left, WAIT_SECONDS))
+
+    def _checked(self, changes: dict[str, Any]) -> dict[str, Any]:
+        """The settings of the next run; raises ValueError where one of them cannot be."""
+        for name in changes:
+            if name not in self.settings:
+                raise unknown_name("setting", name, self.settings)
+        settings = {**self.settings, **changes}
+        if settings["model"] is None:
+            raise ValueError(
+                "this explorer was made with models=(): it shows a trace and runs none"
+            )
+        if settings["model"] not in self._sources:
+            raise unknown_name("model", settings["model"], self._sources)
+        settings["device"] = _place_name(pick_device(settings["device"]))
+        if not isinstance(settings["prompt"], str):
+            raise ValueError(f"the prompt must be a text, got {settings['prompt']!r}")
+        check_new_tokens(settings["max_new_tokens"])
+        _check_number("temperature", settings["temperature"], (int, float))
+        _check_number("seed", settings["seed"], (int,))
+        if settings["tokens_per_second"] is not None:
+            _check_number("tokens_per_second", settings["tokens_per_second"], (int, float))
+            if settings["tokens_per_second"] <= 0:
+                raise ValueError("tokens_per_second must be above 0, or None for full speed")
+        return settings
+
+    # Models and devices
+
+    def _load(self, name: str, device: str) -> LanguageModel:
+        """The model of a name on a device; loaded, or moved, once."""
+        if name not in self._sources:
+            raise unknown_name("model", name, self._sources)
+        if (name, device) not in self._loaded:
+            source = self._sources[name]
+            if not isinstance(source, LanguageModel):
+                lm = load(source, device=device)
+            elif _place_name(source.device) == device:
+                lm = source
+            else:  # a copy: the reader's own model stays where it is
+                lm = dataclasses.replace(source, model=copy.deepcopy(source.model).to(device))
+            self._loaded[name, device] = lm
+        return self._loaded[name, device]
+
+    def _at_hand(self, name: str) -> LanguageModel | None:
+        """The model of a name where that costs next to nothing, else None."""
+        source, device = self._sources[name], self.settings["device"]
+        if isinstance(source, LanguageModel):
+            return source
+        if source in EMBEDDED:
+            return self._load(name, device)
+        return self._loaded.get((name, device))
+
+    def _own_device(self, name: str | None) -> torch.device:
+        source = self._sources.get(name or "")
+        return source.device if isinstance(source, LanguageModel) else pick_device()
+
+    def _describe_choices(self) -> dict[str, Any]:
+        """The models with what is known of them, and the devices."""
+        models = [self._describe_model(name) for name in self._sources]
+        devices = _devices()
+        if self.settings["device"] not in devices:
+            devices.append(self.settings["device"])
+        return {"models": models, "devices": devices}
+
+    def _describe_model(self, name: str) -> dict[str, Any]:
+        """Heads and cache of a model; of a checkpoint that is not loaded yet, its name alone."""
+        try:
+            lm = self._at_hand(name)
+        except (ValueError, OSError) as error:
+            return {"name": name, "problem": _one_line(error)}
+        if lm is None:
+            return {"name": name}
+        config = lm.config
+        return {
+            "name": name,
+            "kind": config.attention_kind,
+            "n_heads": config.n_heads,
+            "n_kv_heads": config.n_kv_heads,
+            "context": config.max_seq_len,
+            "cache_bytes_per_position": config.kv_cache_bytes(1, itemsize=lm.dtype.itemsize),
+        }
+
+    # Talking with the page
+
+    def _receive(self, widget: Any, content: dict[str, Any], buffers: Any) -> None:
+        """Answer a message of the page; what goes wrong is said there."""
+        try:
+            kind = content.get("type")
+            if kind == "run":
+                self.start(**content["settings"])
+            elif kind == "stop":
+                self.stop()
+            elif kind == "ask":
+                is_known = content["run"] == self._run_number
+                self._send_steps(content["first"] if is_known else 0)
+            elif kind == "plan":
+                self._send_plan(content["settings"], content["view"])
+        except Exception as error:
+            self._say(f"{type(error).__name__}: {error}", "error")
+            logger.exception("the generation explorer could not answer its page")
+
+    def _send_steps(self, first: int) -> None:
+        """Send the steps from `first` on; before the first one, what the run is."""
+        if self.trace is None:
+            return
+        packed = pack_steps(self.trace, first)
+        content = {
+            "type": "steps",
+            "run": self._run_number,
+            "about": describe(self.trace) if first == 0 else None,
+            "first": first,
+            "available": self.trace.sizes["step"],
+            "steps": [step.header for step in packed],
+        }
+        self.send(content, [buffer for step in packed for buffer in step.buffers])
+
+    def _send_plan(self, changes: dict[str, Any], view: str) -> None:
+        """Say what a run with these settings would take, where the model is loaded already."""
+        plan: dict[str, Any] = {"type": "plan", "view": view, "text": "", "problem": False}
+        try:
+            settings = self._checked(changes)
+            lm = self._at_hand(settings["model"])
+            if lm is not None:
+                prompt, n_new = settings["prompt"], settings["max_new_tokens"]
+                size = recording_size(lm, prompt, n_new, RECORDED)
+                n_prompt = len(lm.prompt_ids(prompt))
+                plan["text"] = (
+                    f"prompt of {n_prompt} token{'s' * (n_prompt != 1)}, "
+                    f"recording of at most {format_bytes(size.total)}"
+                )
+        except (ValueError, OSError) as error:
+            plan |= {"text": _one_line(error), "problem": True}
+        self.send(plan)
+
+    def _say(self, text: str, level: str = "status") -> None:
+        self.status = _status(text, level)
+
+
+def _status(text: str, level: str = "status") -> dict[str, str]:
+    """One line for the reader; level is "status", "notice" or "error"."""
+    return {"level": level, "text": _one_line(text)}
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())
+
+
+def _named(
+    models: Sequence[str | Path | LanguageModel],
+) -> dict[str, str | Path | LanguageModel]:
+    """The models under the names of the switch; a name that comes again gets a number."""
+    if isinstance(models, (str, Path, LanguageModel)):
+        models = [models]
+    named: dict[str, str | Path | LanguageModel] = {}
+    for model in models:
+        name = model.name if isinstance(model, LanguageModel) else str(model)
+        again = sum(known == name or known.startswith(f"{name} (") for known in named)
+        named[f"{name} ({again + 1})" if again else name] = model
+    return named
+
+
+def _devices() -> list[str]:
+    """The devices of this machine, the fastest first."""
+    cuda = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    return [*cuda, *mps, "cpu"]
+
+
+def _place_name(device: torch.device) -> str:
+    """One name for each device: "cuda" is the first of its kind."""
+    return f"cuda:{device.index or 0}" if device.type == "cuda" else device.type
+
+
+def _check_number(name: str, value: Any, kinds: tuple[type, ...]) -> None:
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        kind = "number" if float in kinds else "whole number"
+        raise ValueError(f"{name} must be a {kind}, got {value!r}")
+
+
+def _next(steps: Iterator[RecordedStep], notices: list[str]) -> RecordedStep | None:
+    """The next step, None after the last; warnings on the way become notices."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        recorded = next(steps, None)
+    notices += [_one_line(warning.message) for warning in caught]
+    return recorded
+
+
+def _outcome(n_written: int, seconds: float, reason: str | None, notices: list[str]) -> str:
+    """How a run went, for the status line."""
+    tokens = f"{n_written} token{'' if n_written == 1 else 's'} in {seconds:.1f} s"
+    if notices:
+        return f"{tokens}: {'; '.join(notices)}"
+    if reason is None:
+        return f"Stopped after {tokens}; the recording so far is kept."
+    return f"{tokens}: {REASONS[reason]}."
