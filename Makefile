@@ -43,6 +43,10 @@ test: lint browser ## check everything: style, types, units, notebooks, browser
 notebooks: environment ## run all notebooks and store what they show
 	$(BIN)/python notebooks/execute.py
 
+.PHONY: figures
+figures: environment ## the same, and write the figures' reference data anew
+	LLAMA_VIZ_WRITE_FIGURES=1 $(BIN)/python notebooks/execute.py
+
 .PHONY: train
 train: environment ## train the tokenizer and the embedded models
 	$(BIN)/python -m llama_viz.training $(TRAIN_ARGS)

@@ -8,8 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 if TYPE_CHECKING:
     import xarray as xr
 
@@ -63,30 +61,31 @@ def cache_bytes(trace: xr.Dataset, answer: int | None, *, step: int) -> Verdict:
     return Verdict(False, f"Not {answer:,}. {hint}")
 
 
-def previous_token_head(trace: xr.Dataset, answer: Any) -> Verdict:
-    """Grade which (layer, head) gives the position right before it the most weight on average."""
+def head_that_looks(
+    trace: xr.Dataset, answer: Any, *, query_position: int, key_position: int
+) -> Verdict:
+    """Grade which (layer, head) gives one position the most weight when it looks from another."""
     if answer is None:
         return NOT_YET
-    weights = trace.attention_weights.values
-    share = np.diagonal(weights, offset=-1, axis1=-2, axis2=-1).mean(axis=-1)
+    at = trace.attention_weights.sel(query_position=query_position, key_position=key_position)
     layers, heads = trace["layer"].values.tolist(), trace["head"].values.tolist()
     try:
         layer, head = (int(number) for number in answer)
-        mine = float(share[layers.index(layer), heads.index(head)])
+        mine = float(at.values[layers.index(layer), heads.index(head)])
     except (TypeError, ValueError):
         return Verdict(
             False,
             f"Answer with two numbers, (layer, head): layers {layers[0]} to {layers[-1]}, "
             f"heads {heads[0]} to {heads[-1]}.",
         )
-    if mine == share.max():
-        return Verdict(
-            True, f"Right: layer {layer}, head {head} gives its neighbour {mine:.0%} on average."
-        )
+    looked_at = str(trace["token"].values[key_position])
+    said = f"layer {layer}, head {head} gives {looked_at!r} {mine:.0%} of its attention"
+    if mine == float(at.max()):
+        return Verdict(True, f"Right: {said}.")
     return Verdict(
         False,
-        f"Layer {layer}, head {head} gives its neighbour {mine:.0%} on average; another gives "
-        f"{share.max():.0%}. Look for a bright line just below the diagonal.",
+        f"Not quite: {said}, and another head gives more. Draw the heads one after another and "
+        f"follow row {query_position} to column {key_position}.",
     )
 
 

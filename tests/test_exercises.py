@@ -16,7 +16,7 @@ def trace():
 def test_an_open_answer_is_asked_for(trace):
     for verdict in (
         exercises.cache_bytes(trace, None, step=5),
-        exercises.previous_token_head(trace, None),
+        exercises.head_that_looks(trace, None, query_position=9, key_position=4),
         exercises.surprise(trace, None),
     ):
         assert not verdict.right
@@ -48,22 +48,22 @@ def test_each_slip_gets_its_own_hint(trace, answer, hint):
     assert hint in verdict.reply
 
 
-def test_the_head_that_looks_back_is_found(trace):
-    weights = trace.attention_weights.values
-    share = np.array(
-        [[np.mean([w[i, i - 1] for i in range(1, len(w))]) for w in layer] for layer in weights]
+def test_the_head_that_looks_there_is_found(trace):
+    weights = trace.attention_weights.values[:, :, 9, 4]
+    best, worst = (
+        tuple(int(number) for number in np.unravel_index(index, weights.shape))
+        for index in (weights.argmax(), weights.argmin())
     )
-    best = tuple(int(i) for i in np.unravel_index(share.argmax(), share.shape))
-    worst = tuple(int(i) for i in np.unravel_index(share.argmin(), share.shape))
-    assert exercises.previous_token_head(trace, best).right
-    wrong = exercises.previous_token_head(trace, worst)
+    there = {"query_position": 9, "key_position": 4}
+    assert exercises.head_that_looks(trace, best, **there).right
+    wrong = exercises.head_that_looks(trace, worst, **there)
     assert not wrong.right
-    assert "just below the diagonal" in wrong.reply
+    assert "follow row 9 to column 4" in wrong.reply
 
 
 @pytest.mark.parametrize("answer", [3, (9, 0), (0, 8), "no", (1, 2, 3), (-1, 0)])
 def test_an_answer_that_names_no_head_is_told_how(trace, answer):
-    verdict = exercises.previous_token_head(trace, answer)
+    verdict = exercises.head_that_looks(trace, answer, query_position=9, key_position=4)
     assert not verdict.right
     assert "layers 0 to 2, heads 0 to 7" in verdict.reply
 
