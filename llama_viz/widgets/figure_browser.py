@@ -21,7 +21,8 @@ class FigureBrowser(ipywidgets.VBox):
 
     draw is one of llama_viz.figures; choices name its arguments and the values that each can take,
     first the one to begin with: FigureBrowser(figures.attention_map, trace, layer=range(4),
-    head=range(8)). Numbers get a slider, anything else a menu. `figure` is in view, `png` is its picture.
+    head=range(8)). Numbers get a slider, anything else a menu. `figure` is in
+    view, `png` is its picture.
 
     Raises ValueError where an argument has no values to choose from.
     """
