@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from llama_viz.chat import chat_ids
 from llama_viz.files import checksum
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from llama_viz.config import ModelConfig
     from llama_viz.model import Llama
