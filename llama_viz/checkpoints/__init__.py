@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from llama_viz import fetching
 from llama_viz.checkpoints.loaded import LoadedCheckpoint, one_line
 from llama_viz.errors import CheckpointError, unknown_name
 from llama_viz.files import data_folder, written_whole
@@ -79,7 +80,7 @@ def load(
     dtype: torch.dtype | None = None,
     tokenizer: str | Path | Tokenizer | None = None,
 ) -> LanguageModel:
-    """Load an embedded model ("mha", "gqa", "mqa") or a checkpoint from a path.
+    """Load an embedded model ("mha", "gqa", "mqa"), a fetched one, or a checkpoint from a path.
 
     A checkpoint is a file (llama_viz, llama2.c, GGUF) or a folder (Hugging Face, Meta, or one with
     such a file in it); its content says which. Features of queries and keys are put into
@@ -93,12 +94,16 @@ def load(
     Raises CheckpointError for files that cannot be loaded, ValueError for unknown names or devices.
     """
     embedded = str(source) in EMBEDDED
+    fetched = fetching.cached(str(source))
     path = data_folder() / f"{source}.safetensors" if embedded else Path(source).expanduser()
+    path = fetched or path
     place = pick_device(device)
     if not _is_there(path):
         if embedded or _looks_like_a_path(source):
             raise CheckpointError(f"{path}: there is no such file")
-        raise unknown_name("model", str(source), [*EMBEDDED, "a path to a checkpoint"])
+        raise unknown_name(
+            "model", str(source), [*EMBEDDED, *fetching.PACKAGES, "a path to a checkpoint"]
+        )
     found, path = detect(path)
     if dtype is None and (embedded or place.type == "cpu"):
         dtype = torch.float32
@@ -160,12 +165,13 @@ def save_checkpoint(
     """Write a model, and its tokenizer beside it, so that load(path) opens it again.
 
     format "llama_viz" is one safetensors file; "huggingface" is a folder that
-    transformers.AutoModelForCausalLM opens. dtype None keeps the type of the weights. What is
+    transformers.AutoModelForCausalLM opens; "llama2c" is a .bin that llama2.c runs. dtype None keeps the type of the weights. What is
     written is whole or not there.
     """
     writers: dict[str, Callable[..., None]] = {
         "llama_viz": _save_native,
         "huggingface": _save_huggingface,
+        "llama2c": _save_llama2c,
     }
     if format not in writers:
         raise unknown_name("format", format, writers)
@@ -239,3 +245,9 @@ def _save_huggingface(lm: LanguageModel, path: Path, dtype: torch.dtype | None) 
     from llama_viz.checkpoints.huggingface import save_huggingface
 
     save_huggingface(lm, path, dtype=dtype)
+
+
+def _save_llama2c(lm: LanguageModel, path: Path, dtype: torch.dtype | None) -> None:
+    from llama_viz.checkpoints.llama2c import save
+
+    save(lm, path, dtype)
