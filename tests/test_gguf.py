@@ -39,7 +39,7 @@ def test_logits_are_those_of_transformers(tmp_path, kind, sizes):
 def test_transformers_reads_the_same_file_alike(tmp_path, kind):
     lm = random_model(kind)
     write_gguf(lm, tmp_path / "small.gguf", vocabulary=None)
-    theirs = gguf_in_transformers(tmp_path / "small.gguf")
+    theirs = gguf_in_transformers(tmp_path / "small.gguf", lm.config.n_layers)
     loaded = lv.load(tmp_path / "small.gguf")
     ids = random_ids(lm, 30)
     with torch.no_grad():

@@ -90,11 +90,12 @@ def write_gguf(
     return path
 
 
-def gguf_in_transformers(path: Path) -> LlamaForCausalLM:
+def gguf_in_transformers(path: Path, n_layers: int) -> LlamaForCausalLM:
     """The model of a GGUF file as transformers reads it (what from_pretrained does for them)."""
-    told = load_gguf_checkpoint(str(path))["config"]
-    model = LlamaForCausalLM(LlamaConfig(**told, attn_implementation="eager"))
-    read = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model)
+    with torch.device("meta"):  # they take the names of the weights from a model
+        names = LlamaForCausalLM(LlamaConfig(num_hidden_layers=n_layers))
+    read = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=names)
+    model = LlamaForCausalLM(LlamaConfig(**read["config"], attn_implementation="eager"))
     missing, extra = model.load_state_dict(read["tensors"], strict=False)
     assert not extra
     assert set(missing) <= {"lm_head.weight"}  # which is the embedding then

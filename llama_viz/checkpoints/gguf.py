@@ -370,8 +370,10 @@ def _read(path: Path, stored: StoredTensor) -> Tensor:
     weights = np.empty((len(rows), stored.shape[-1]), np.float32)
     step = max(PORTION // stored.shape[-1], 1)
     for start in range(0, len(rows), step):
-        portion = rows[start : start + step]
-        weights[start : start + step] = dequantize(np.ascontiguousarray(portion), stored.kind)
+        # As one long row: the library goes through an array sixteen rows at a time.
+        portion = np.ascontiguousarray(rows[start : start + step])
+        numbers = dequantize(portion.reshape(1, -1), stored.kind)
+        weights[start : start + step] = numbers.reshape(len(portion), -1)
     return torch.from_numpy(weights).view(stored.shape)
 
 
