@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,14 +62,13 @@ class Format:
         return import_module(f"llama_viz.checkpoints.{self.module}")
 
 
-_ALL = (
+FORMATS = (
     Format("llama_viz", "native", (".safetensors",)),
     Format("Hugging Face", "huggingface"),
     Format("Meta", "meta"),
     Format("llama2.c", "llama2c", (".bin", ".pt", ".pth")),
     Format("GGUF", "gguf", (".gguf",)),
 )
-FORMATS = tuple(known for known in _ALL if find_spec(f"llama_viz.checkpoints.{known.module}"))
 
 
 def load(
@@ -165,8 +163,8 @@ def save_checkpoint(
     """Write a model, and its tokenizer beside it, so that load(path) opens it again.
 
     format "llama_viz" is one safetensors file; "huggingface" is a folder that
-    transformers.AutoModelForCausalLM opens; "llama2c" is a .bin that llama2.c runs. dtype None keeps the type of the weights. What is
-    written is whole or not there.
+    transformers.AutoModelForCausalLM opens; "llama2c" is a .bin that llama2.c runs. dtype None
+    keeps the type of the weights. What is written is whole or not there.
     """
     writers: dict[str, Callable[..., None]] = {
         "llama_viz": _save_native,
@@ -232,13 +230,16 @@ def _tokenizer(
 def _save_native(lm: LanguageModel, path: Path, dtype: torch.dtype | None) -> None:
     from llama_viz.checkpoints.native import save_native
 
-    beside = path.parent / TOKENIZER_NAME
-    if lm.tokenizer is not None and beside.is_file() and beside.read_bytes() != lm.tokenizer.model:
-        raise ValueError(f"{beside} is another model's tokenizer; save to a folder of its own")
+    files = {} if lm.tokenizer is None else lm.tokenizer.files()
+    for name in dict.fromkeys([*TOKENIZER_NAMES, *files] if files else []):
+        beside = path.parent / name
+        if beside.is_file() and beside.read_bytes() != files.get(name):
+            raise ValueError(f"{beside} is another model's tokenizer; save to a folder of its own")
     save_native(lm.model, path, dtype=dtype, metadata=lm.notes)
-    if lm.tokenizer is not None and not beside.is_file():
-        with written_whole(beside) as unfinished:
-            unfinished.write_bytes(lm.tokenizer.model)
+    for name, content in files.items():
+        if not (path.parent / name).is_file():
+            with written_whole(path.parent / name) as unfinished:
+                unfinished.write_bytes(content)
 
 
 def _save_huggingface(lm: LanguageModel, path: Path, dtype: torch.dtype | None) -> None:

@@ -169,8 +169,9 @@ def read_config(path: Path) -> ModelConfig:
 def _check_architecture(path: Path, fields: dict[str, Any]) -> None:
     """Refuse what is not a LLaMA, and what of LLaMA's options the model here does not have."""
     kind, classes = fields.get("model_type", "llama"), fields.get("architectures") or []
+    classes = classes if isinstance(classes, list) else [classes]
     others = [name for name in classes if name != "LlamaForCausalLM"]
-    if kind != "llama" or others or not isinstance(classes, list):
+    if kind != "llama" or others:
         which = shown(others[0] if others else kind)
         raise CheckpointError(
             f"{path}: its architecture is {which} (model_type {shown(kind)!r}), "

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from llama_viz.errors import CheckpointError
 from llama_viz.model import Llama
@@ -45,6 +46,7 @@ def build_model(
     *,
     device: torch.device | str,
     dtype: torch.dtype | None,
+    hint: str = "",
 ) -> Llama:
     """Make the model and fill it weight by weight, so that only one is ever held twice.
 
@@ -52,38 +54,60 @@ def build_model(
     it may be a view of a mapped file, for it is copied into memory of its own. dtype None keeps the
     stored type. On the device "meta" nothing is read: the model has shapes alone.
 
-    Raises CheckpointError where the shapes do not fit the configuration. Warns, once, of weights
-    that are not finite.
+    Raises CheckpointError, with the hint behind it, where the shapes do not fit the configuration.
+    Warns, once, of weights that are not finite.
     """
-    check_shapes(path, config, shapes)
-    with torch.device("meta"):
+    check_shapes(path, config, shapes, hint)
+    with torch.device("meta"), _NothingDrawn():
         model = Llama(config)
     if torch.device(device).type == "meta":
         return model.to(dtype).requires_grad_(False).eval()
+    linear = {id(part.weight) for part in model.modules() if isinstance(part, nn.Linear)}
     not_finite = []
-    for name, parameter in list(model.named_parameters()):  # a tied head is not named again
+    # The largest first: while one is filled its source is in memory as well.
+    parameters = sorted(model.named_parameters(), key=lambda pair: -pair[1].numel())
+    for name, parameter in parameters:  # a tied head is not named again
         stored = read(name)
         if not stored.is_floating_point():
             raise CheckpointError(
                 f"{path}: {name} is stored as {dtype_name(stored.dtype)}, "
                 "expected floating-point numbers"
             )
-        weight = torch.empty(parameter.shape, dtype=dtype or stored.dtype, device=device)
+        # A Linear's weight stands column by column at once, as LanguageModel.optimize() has it.
+        by_columns = id(parameter) in linear
+        shape = tuple(reversed(parameter.shape)) if by_columns else tuple(parameter.shape)
+        weight = torch.empty(shape, dtype=dtype or stored.dtype, device=device)
+        weight = weight.t() if by_columns else weight
         weight.copy_(stored)
         del stored
         if not all(bound.isfinite() for bound in weight.aminmax()):
             not_finite.append(name)
-        module, _, kind = name.rpartition(".")
-        setattr(model.get_submodule(module), kind, nn.Parameter(weight, requires_grad=False))
+        module, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(module), leaf, nn.Parameter(weight, requires_grad=False))
     if config.tied_embeddings:
         model.output.weight = model.embedding.weight
     if not_finite:
-        others = f", and {len(not_finite) - 1} more tensors" if not_finite[1:] else ""
+        n_others = len(not_finite) - 1
+        others = f", and so does {n_others} more tensor" if n_others == 1 else (
+            f", and so do {n_others} more tensors" if n_others else ""
+        )  # fmt: skip
         warnings.warn(
             f"{path}: {not_finite[0]} holds weights that are NaN or infinite{others}",
             stacklevel=4,
         )
     return model.requires_grad_(False).eval()
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Leaves out the drawing of first weights: on the device "meta" it loads 800 modules."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(function, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **kwargs)
 
 
 def expected_shapes(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:

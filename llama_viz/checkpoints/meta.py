@@ -81,7 +81,9 @@ def load(
     def read(name: str) -> Tensor:
         return shards.read(name, expected[name])
 
-    model = build_model(path, config, shapes, read, device=device, dtype=dtype)
+    model = build_model(
+        path, config, shapes, read, device=device, dtype=dtype, hint="; a shard may be missing"
+    )
     notes = {
         "format": FORMAT,
         "rope_layout": INTERLEAVED,
@@ -100,6 +102,9 @@ class _Shards:
         self.names: dict[str, tuple[str, int | None]] = {}  # our name -> their name, the cut axis
         self.shapes: list[dict[str, tuple[int, ...]]] = []  # by shard and our name
         self.dtypes: set[str] = set()
+        self._n_bytes = sum(file.stat().st_size for file in self.files)
+        self._n_read = 0
+        self._opened: dict[Path, Mapping[str, Any]] = {}
         for file in self.files:
             names, shapes = {}, {}
             for theirs, tensor in _tensors(file).items():
@@ -135,11 +140,21 @@ class _Shards:
         return tuple(whole)
 
     def read(self, name: str, expected: tuple[int, ...]) -> Tensor:
-        """One weight, joined; the files are opened anew each time so that their pages can go."""
+        """One weight, joined.
+
+        Files are opened anew from time to time: a mapping holds on to every page that was read.
+        """
+        if self._n_read > self._n_bytes // 16:
+            self._opened.clear()
+            self._n_read = 0
         theirs, _ = self.names[name]
         axis, step = self._cut(name, expected)
         files = self.files[:1] if axis is None else self.files[::step]
-        slices = [check_tensor(file, theirs, _tensors(file).get(theirs)) for file in files]
+        for file in files:
+            if file not in self._opened:
+                self._opened[file] = _tensors(file)
+        slices = [check_tensor(file, theirs, self._opened[file].get(theirs)) for file in files]
+        self._n_read += sum(part.nbytes for part in slices)
         return slices[0] if len(slices) == 1 else torch.cat(slices, dim=axis or 0)
 
     def _cut(self, name: str, expected: tuple[int, ...] | None) -> tuple[int | None, int]:
@@ -208,7 +223,9 @@ def _config(path: Path, params: dict[str, Any], shards: _Shards) -> tuple[ModelC
         # Llama 2's files say -1: the tokenizer decides, and the weights know as well.
         vocab_size = params.get("vocab_size", -1)
         if vocab_size == -1:
-            vocab_size = shards.joined_shape("output.weight", None)[0]
+            if "output.weight" not in shards.names:
+                raise CheckpointError(f"{path.parent}: output.weight is missing")
+            vocab_size = sum(shards.joined_shape("output.weight", None)[:1])
         context, source = _context(params)
         return ModelConfig(
             n_layers=params["n_layers"],
@@ -226,8 +243,6 @@ def _config(path: Path, params: dict[str, Any], shards: _Shards) -> tuple[ModelC
         ), source
     except CheckpointError:
         raise
-    except KeyError as error:
-        raise CheckpointError(f"{path.parent}: {error.args[0]} is missing") from error
     except (ValueError, TypeError, ArithmeticError) as error:
         raise CheckpointError(
             f"{path}: its configuration cannot be used: {one_line(error)}"

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from llama_viz.checkpoints.loaded import one_line
+from llama_viz.checkpoints.loaded import one_line, shown
 from llama_viz.errors import CheckpointError
 
 
@@ -52,7 +52,7 @@ def load_pickled(path: Path) -> Any:
         code = re.search(r"GLOBAL (\S+)", str(error))
         if code is not None:
             raise CheckpointError(
-                f"{path}: refused, it is not tensors alone: its pickle names {code[1]}, "
+                f"{path}: refused, it is not tensors alone: its pickle names {shown(code[1])}, "
                 "which could run code"
             ) from error
         raise CheckpointError(
@@ -65,8 +65,8 @@ def check_tensor(path: Path, name: str, tensor: object) -> torch.Tensor:
     """The tensor itself; raises CheckpointError unless it is plain and all of it is stored."""
     if not isinstance(tensor, torch.Tensor):
         kind = type(tensor).__name__
-        raise CheckpointError(f"{path}: {one_line(name)} is a {kind}, expected a tensor")
+        raise CheckpointError(f"{path}: {shown(name)} is a {kind}, expected a tensor")
     plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
     if not plain or tensor.nbytes > tensor.untyped_storage().nbytes():
-        raise CheckpointError(f"{path}: {one_line(name)} is not stored whole")
+        raise CheckpointError(f"{path}: {shown(name)} is not stored whole")
     return tensor
