@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 
-import jinja2
+import jinja2.sandbox
 import pytest
+from transformers.utils.chat_template_utils import render_jinja_template
 
 import llama_viz as lv
 from llama_viz import chat
@@ -69,6 +70,25 @@ def test_what_transformers_gives_to_templates_is_there():
     )
     text = chat.render(template, {"messages": [{"a": 1}, {"b": "é<"}]})
     assert text == '{"b": "é<"}' + time.strftime("%Y")[:2]
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        CHAT_TEMPLATE,
+        "{{ bos_token }}{% for m in messages %}\n{% if m.role == 'user' %}\n[INST] {{ m.content }} "
+        "[/INST]{% else %}\n {{ m.content | trim }} {{ eos_token }}\n{% endif %}\n{% endfor %}\n",
+        "{%- set ns = namespace(n=0) -%}\n{%- for m in messages[::-1] if m.role != 'system' -%}\n"
+        "  {%- set ns.n = ns.n + 1 -%}{{ m | tojson(indent=2) }} {{ ns.n }}\n{% endfor %}",
+    ],
+)
+def test_templates_are_rendered_as_in_transformers(template):
+    special = {"bos_token": "<s>", "eos_token": "</s>"}
+    theirs, _ = render_jinja_template(
+        [MESSAGES], chat_template=template, add_generation_prompt=True, **special
+    )
+    ours = chat.render(template, {"messages": MESSAGES, "add_generation_prompt": True, **special})
+    assert [ours] == theirs
 
 
 @pytest.mark.parametrize(

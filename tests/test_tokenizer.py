@@ -7,8 +7,9 @@ import pytest
 import tokenizers
 
 import llama_viz as lv
-from llama_viz.tokenizer import visible
+from llama_viz.tokenizer import Settings, visible
 from llama_viz.tokenizers.llama2c import tokenizer_bin
+from tests.reference import random_model
 from tests.vocabularies import (
     CHAT_TEMPLATE,
     SAMPLES,
@@ -267,3 +268,27 @@ def test_a_space_that_only_begins_a_text_is_not_put_after_a_control_token():
     library = tokenizers.Tokenizer.from_str(json.dumps(told))
     for text in ("<s>dog</s>dog", "dog<s>dog", "dog </s> dog"):
         assert words.encode_with_control(text) == library.encode(text, add_special_tokens=False).ids
+
+
+def test_every_kind_is_saved_beside_a_model_and_found_again(any_kind, tmp_path):
+    words = lv.Tokenizer.from_bytes(
+        any_kind.model, Settings(add_bos=False, chat_template="{{ messages }}")
+    )
+    lm = lv.LanguageModel(random_model(vocab_size=words.vocab_size).model, words)
+    (tmp_path / "saved").mkdir()
+    lv.save_checkpoint(lm, tmp_path / "saved" / "small.safetensors")
+    found = lv.load(tmp_path / "saved").tokenizer
+    assert type(found) is type(words)
+    assert (found.add_bos, found.chat_template) == (False, "{{ messages }}")
+    for text in SAMPLES:
+        assert found.encode(text) == words.encode(text)
+
+
+def test_two_tokenizers_do_not_lie_in_one_folder(tmp_path):
+    lm = lv.LanguageModel(
+        random_model(vocab_size=320).model, lv.Tokenizer.from_bytes(byte_level_json())
+    )
+    (tmp_path / "tokenizer.model").write_bytes(b"another")
+    with pytest.raises(ValueError, match="tokenizer.model is another model's tokenizer"):
+        lv.save_checkpoint(lm, tmp_path / "small.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.model"]
