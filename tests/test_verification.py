@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 import llama_viz as lv
 from tests.folders import ROPE_SCALINGS, random_in_transformers, save_meta
 from tests.reference import random_model
+from tests.written import write_gguf
 
 
 @pytest.mark.parametrize("scaling", ROPE_SCALINGS)
@@ -26,10 +27,13 @@ def test_a_hugging_face_folder_agrees(tmp_path, scaling):
     assert str(table).count("\n") == len(quantities) + 2
 
 
-def test_what_transformers_cannot_read_is_computed_there(tmp_path):
+def test_what_transformers_cannot_read_is_computed_there(tmp_path, monkeypatch):
     lm = random_model("mqa")
     lv.save_checkpoint(lm, tmp_path / "small.safetensors")
-    for path in (tmp_path / "small.safetensors", save_meta(lm, tmp_path / "small")):
+    write_gguf(lm, tmp_path / "small.gguf")
+    ours, gguf = tmp_path / "small.safetensors", tmp_path / "small.gguf"
+    monkeypatch.setattr("llama_viz.checkpoints.verification.find_spec", lambda name: None)
+    for path in (ours, gguf, save_meta(lm, tmp_path / "small")):
         table = lv.verify(str(path), n_tokens=8)
         assert table.ok, str(table)
         assert table.weights_read_by == "llama_viz"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import tempfile
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -172,25 +173,24 @@ def _in_transformers(transformers: Any, lm: LanguageModel) -> tuple[Any, str]:
 
     The rest of what a checkpoint brings with it, code above all, is not touched.
     """
-    path, notes = lm.path, lm.notes
-    options = {
-        "attn_implementation": "eager",
-        "dtype": torch.float32,
-        "local_files_only": True,
-        "trust_remote_code": False,
-        "config": None,
-    }
+    path, kind = lm.path, lm.notes.get("format")
     assert path is not None  # it was loaded from there
     with tempfile.TemporaryDirectory() as folder:
-        place, read_by = path, "transformers"
-        if notes.get("format") == "gguf":
-            place = path.parent
-            options["gguf_file"] = path.name
-        elif notes.get("format") != "huggingface":
+        place, read_by, options = path, "transformers", {}
+        if kind == "gguf" and find_spec("accelerate"):  # without which transformers reads no GGUF
+            place, options = path.parent, {"gguf_file": path.name}
+        elif kind != "huggingface":
             place, read_by = Path(folder) / "copy", "llama_viz"
-            save_huggingface(lm, place)
+            save_huggingface(LanguageModel(lm.model), place)
         try:
-            model = transformers.LlamaForCausalLM.from_pretrained(place, **options)
+            model = transformers.LlamaForCausalLM.from_pretrained(
+                place,
+                attn_implementation="eager",
+                dtype=torch.float32,
+                local_files_only=True,
+                trust_remote_code=False,
+                **options,
+            )
         except Exception as error:  # whatever is wrong with it there
             message = " ".join(str(error).split())
             raise CheckpointError(f"{path}: transformers cannot open it ({message})") from error
