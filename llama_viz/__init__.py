@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "ModelConfig": "config",
     "PRESETS": "config",
+    "RopeScaling": "config",
     "CheckpointError": "errors",
     "MemoryLimitError": "errors",
     "TraceError": "errors",
@@ -33,6 +34,7 @@ _PUBLIC = {
     "save_trace": "trace",
     "load": "checkpoints",
     "save_checkpoint": "checkpoints",
+    "verify": "checkpoints.verification",
 }
 _SUBMODULES = ("analysis", "exercises", "figures", "widgets")
 

@@ -70,14 +70,16 @@ def wrapped(angle: Any) -> Any:
 def applied_rotation_angle(trace: xr.Dataset) -> xr.DataArray:
     """The angle by which rotary positions turn each pair: position x theta^(-2i / head_dim).
 
-    Computed from the configuration (Su et al. 2021). Returns (position, pair) in radians, with
-    all whole turns.
+    Computed from the configuration (Su et al. 2021), its rope scaling included. Returns
+    (position, pair) in radians, with all whole turns.
     """
     require(trace)
     config = config_of(trace)
     pair = np.arange(config.n_pairs)
-    frequency = config.rope_theta ** (-2 * pair / config.head_dim)
-    angle = trace["position"].values[:, None] * frequency
+    step = trace["step_of_position"].values
+    seen = np.searchsorted(step, step, side="right")  # positions there were, once the step was done
+    frequency = [config.rotation_frequencies(pair, int(n_positions)) for n_positions in seen]
+    angle = trace["position"].values[:, None] * np.array(frequency)
     return xr.DataArray(
         angle,
         _coordinates(trace, "position") | {"pair": pair},

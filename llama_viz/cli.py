@@ -1,4 +1,4 @@
-"""The command line: llama-viz lab | generate | train."""
+"""The command line: llama-viz lab | generate | inspect | fetch | train."""
 
 from __future__ import annotations
 
@@ -57,7 +57,9 @@ def command_line() -> argparse.ArgumentParser:
     generate = commands.add_parser("generate", help="continue a text, token by token")
     generate.add_argument("prompt", help="the text to continue")
     generate.add_argument(
-        "--model", default="gqa", help="mha, gqa, mqa or a path to a checkpoint (default: gqa)"
+        "--model",
+        default="gqa",
+        help="mha, gqa, mqa, a fetched model or a path to a checkpoint (default: gqa)",
     )
     generate.add_argument("--max-new-tokens", type=int, default=64, help="at most (default: 64)")
     generate.add_argument(
@@ -69,6 +71,14 @@ def command_line() -> argparse.ArgumentParser:
     )
     generate.add_argument("--seed", type=int, default=0, help="decides the draws (default: 0)")
     generate.set_defaults(run=run_generate, passes_on=False)
+
+    inspect = commands.add_parser("inspect", help="say what a checkpoint is, without its weights")
+    inspect.add_argument("path", help="a file, a folder, or a model's name")
+    inspect.set_defaults(run=run_inspect, passes_on=False)
+
+    fetch = commands.add_parser("fetch", help="bring a model from the network into the cache")
+    fetch.add_argument("name", help="smollm2-135m, or hub:OWNER/NAME from the Hugging Face hub")
+    fetch.set_defaults(run=run_fetch, passes_on=False)
 
     train = commands.add_parser(
         "train",
@@ -115,6 +125,21 @@ def run_generate(options: argparse.Namespace, others: list[str]) -> None:
     for step in steps:
         print(step.text, end="", flush=True)
     print()
+
+
+def run_inspect(options: argparse.Namespace, others: list[str]) -> None:
+    """Print the sizes of a checkpoint, in llama.cpp's words and ours, and what else it says."""
+    from llama_viz.inspection import inspect
+
+    print(inspect(options.path))
+
+
+def run_fetch(options: argparse.Namespace, others: list[str]) -> None:
+    """Fetch a model, unless it is there, and print where it lies and how to load it."""
+    from llama_viz.fetching import fetch
+
+    print(fetch(options.name))
+    print(f'lv.load("{options.name}") opens it')
 
 
 def run_train(options: argparse.Namespace, others: list[str]) -> int | None:

@@ -6,6 +6,58 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from llama_viz.errors import unknown_name
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """How rotary positions are stretched beyond the context that a model was first trained with.
+
+    kind is one of:
+
+    - "linear": every frequency is divided by factor (Chen et al. 2023, position interpolation).
+    - "llama3": slow pairs, whose wave is longer than original_max_seq_len / low_frequency_factor,
+      are divided by factor; fast ones, whose wave is shorter than original_max_seq_len /
+      high_frequency_factor, stay; between the two is a smooth passage (the Llama 3.1 release).
+    - "dynamic": up to original_max_seq_len positions nothing changes; beyond, theta grows with the
+      number of positions (bloc97 and emozilla 2023, NTK-aware). Keys that are already cached then
+      keep the angle that they were given, so a generation differs from one pass over its text.
+    - "divided": each pair has a divisor of its own (rope_freqs in GGUF files).
+
+    Raises ValueError where the numbers make no sense.
+    """
+
+    kind: str
+    factor: float = 1.0
+    original_max_seq_len: int | None = None
+    low_frequency_factor: float = 1.0
+    high_frequency_factor: float = 4.0
+    divisors: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in ROPE_SCALINGS:
+            raise unknown_name("rope scaling", self.kind, ROPE_SCALINGS)
+        for name in ("factor", "low_frequency_factor", "high_frequency_factor"):
+            _check_number(f"rope_scaling.{name}", getattr(self, name))
+        if self.kind in ("dynamic", "llama3"):
+            _check_count("rope_scaling.original_max_seq_len", self.original_max_seq_len)
+        if self.kind == "dynamic" and self.factor < 1:
+            raise ValueError(f"rope_scaling.factor must be at least 1, got {self.factor!r}")
+        if self.kind == "llama3" and self.high_frequency_factor <= self.low_frequency_factor:
+            raise ValueError(
+                f"rope_scaling.high_frequency_factor ({self.high_frequency_factor}) must be above "
+                f"low_frequency_factor ({self.low_frequency_factor})"
+            )
+        if (self.divisors is not None) != (self.kind == "divided"):
+            raise ValueError('rope_scaling.divisors belong to the kind "divided", and only to it')
+        if self.divisors is not None:
+            object.__setattr__(self, "divisors", tuple(self.divisors))
+            for divisor in self.divisors:
+                _check_number("rope_scaling.divisors", divisor)
+
+
+ROPE_SCALINGS = ("linear", "dynamic", "llama3", "divided")
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -14,7 +66,7 @@ class ModelConfig:
     n_kv_heads None gives every query head its own key/value head (MHA); 1 is MQA; anything
     between, dividing n_heads, is GQA. head_dim None is dim / n_heads. hidden_dim None is the
     release's rule: two thirds of 4 x dim, rounded up to a multiple of 256. After construction all
-    are whole numbers.
+    are whole numbers. rope_scaling may be given as a dict of its fields, as to_dict() writes it.
 
     Raises ValueError where the sizes cannot form a model.
     """
@@ -30,6 +82,7 @@ class ModelConfig:
     norm_eps: float = 1e-5
     rope_theta: float = 10000.0
     tied_embeddings: bool = False
+    rope_scaling: RopeScaling | None = None
 
     def __post_init__(self) -> None:
         derived = {
@@ -41,15 +94,9 @@ class ModelConfig:
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         for name in _COUNTS:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+            _check_count(name, getattr(self, name))
         for name in ("norm_eps", "rope_theta"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise ValueError(f"{name} must be a number, got {value!r}")
-            if not math.isfinite(value) or value <= 0:
-                raise ValueError(f"{name} must be finite and above 0, got {value!r}")
+            _check_number(name, getattr(self, name))
         if self.n_heads % self.n_kv_heads:
             raise ValueError(
                 f"n_heads ({self.n_heads}) must be a multiple of n_kv_heads ({self.n_kv_heads}): "
@@ -58,6 +105,22 @@ class ModelConfig:
         if self.head_dim % 2:
             raise ValueError(
                 f"head_dim ({self.head_dim}) must be even: rotary positions turn features in pairs"
+            )
+        self._check_rope_scaling()
+
+    def _check_rope_scaling(self) -> None:
+        if isinstance(self.rope_scaling, dict):
+            object.__setattr__(self, "rope_scaling", RopeScaling(**self.rope_scaling))
+        scaling = self.rope_scaling
+        if scaling is None:
+            return
+        if not isinstance(scaling, RopeScaling):
+            raise ValueError(f"rope_scaling must be a RopeScaling or None, got {scaling!r}")
+        if scaling.kind == "dynamic" and self.head_dim < 4:
+            raise ValueError("dynamic rope_scaling needs a head_dim of at least 4")
+        if scaling.divisors is not None and len(scaling.divisors) != self.n_pairs:
+            raise ValueError(
+                f"rope_scaling has {len(scaling.divisors)} divisors for {self.n_pairs} pairs"
             )
 
     @property
@@ -98,14 +161,70 @@ class ModelConfig:
         return per_position * positions * batch_size * itemsize
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as plain values, as written into checkpoints and traces."""
-        return asdict(self)
+        """All fields as values of JSON, as written into checkpoints and traces."""
+        fields = asdict(self)
+        if self.rope_scaling is not None and self.rope_scaling.divisors is not None:
+            fields["rope_scaling"]["divisors"] = list(self.rope_scaling.divisors)
+        return fields
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> ModelConfig:
+        """The configuration that to_dict() wrote; raises ValueError where it is another thing."""
+        try:
+            return cls(**fields)
+        except TypeError as error:
+            raise ValueError(str(error)) from error
+
+    def rotation_frequencies(self, pair: Any, n_positions: int = 0) -> Any:
+        """By how much each pair of features turns from one position to the next, in radians."""
+        return rotation_frequencies(
+            pair, self.head_dim, self.rope_theta, self.rope_scaling, n_positions
+        )
+
+
+def rotation_frequencies(
+    pair: Any, head_dim: int, theta: float, scaling: RopeScaling | None, n_positions: int = 0
+) -> Any:
+    """Radians per position: theta^(-2 pair / head_dim) (Su et al. 2021), with RopeScaling applied.
+
+    pair is an array (numpy or torch) of the pairs' numbers; the result is of its kind and shape.
+    n_positions, the positions seen so far, matters to dynamic scaling alone.
+    """
+    original = (scaling and scaling.original_max_seq_len) or 0
+    if scaling is not None and scaling.kind == "dynamic" and n_positions > original:
+        growth = scaling.factor * n_positions / original - (scaling.factor - 1)
+        theta *= growth ** (head_dim / (head_dim - 2))
+    frequency = theta ** (-2 * pair / head_dim)
+    if scaling is None or scaling.kind == "dynamic":
+        return frequency
+    if scaling.kind == "linear":
+        return frequency / scaling.factor
+    if scaling.divisors is not None:
+        for number, divisor in enumerate(scaling.divisors):
+            frequency[pair == number] /= divisor
+        return frequency
+    waves = original * frequency / (2 * math.pi)  # how many turns in the original context
+    low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
+    kept = ((waves - low) / (high - low)).clip(0, 1)  # 0 for slow pairs, 1 for fast ones
+    return frequency * (kept + (1 - kept) / scaling.factor)
 
 
 _COUNTS = (
     "n_layers", "n_heads", "n_kv_heads", "dim", "head_dim", "hidden_dim", "vocab_size",
     "max_seq_len",
 )  # fmt: skip
+
+
+def _check_count(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
+def _check_number(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{name} must be a number, got {value!r}")
+    if not 0 < value < math.inf or value > 1e300:  # a whole number may be too large for a float
+        raise ValueError(f"{name} must be finite and above 0, got {value!r}")
 
 
 def round_up(value: int, multiple: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 
 @contextmanager
@@ -32,6 +33,42 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_written_whole(path: str | Path, replaceable: Collection[str]) -> Iterator[Path]:
+    """Give a folder to write into, and put it at `path` when the block ends without an error.
+
+    A folder that is there already is replaced if it holds nothing but files with names in
+    `replaceable`. After an error or an interrupt nothing is left behind.
+
+    Raises FileExistsError where another file or folder is in the way.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {path}: the folder {path.parent} does not exist")
+    if path.exists() and not path.is_dir():
+        raise FileExistsError(f"cannot write the folder {path}: a file of that name is there")
+    others = [inside.name for inside in path.glob("*") if inside.name not in replaceable]
+    if others:
+        raise FileExistsError(f"cannot write {path}: it holds {min(others)}; choose a new folder")
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as name:
+        unfinished, replaced = Path(name) / "new", Path(name) / "old"
+        unfinished.mkdir()
+        yield unfinished
+        if path.exists():
+            path.rename(replaced)
+        unfinished.rename(path)
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file; of a folder, of the names and contents of the files in it."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    files = sorted(inside for inside in path.iterdir() if inside.is_file())
+    lines = [f"{checksum(file)}  {file.name}\n" for file in files]  # as sha256sum writes them
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def data_folder() -> Path:

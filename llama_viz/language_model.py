@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from llama_viz.chat import chat_ids
+from llama_viz.files import checksum
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from llama_viz.config import ModelConfig
     from llama_viz.model import Llama
@@ -44,11 +46,8 @@ class LanguageModel:
 
     @property
     def checksum(self) -> str | None:
-        """SHA-256 of the checkpoint's file; None for a model that was made here."""
-        if self.path is None:
-            return None
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        """SHA-256 of the checkpoint's file or folder; None for a model that was made here."""
+        return None if self.path is None else checksum(self.path)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, after BOS where the tokenizer adds one."""
@@ -61,6 +60,37 @@ class LanguageModel:
     def label(self, token_id: int) -> str:
         """What a figure writes for a token: its visible piece, or its id where no tokenizer is."""
         return str(token_id) if self.tokenizer is None else self.tokenizer.label(token_id)
+
+    @property
+    def chat_template(self) -> str | None:
+        """The checkpoint's own Jinja template for chats; None where it has none."""
+        of_tokenizer = None if self.tokenizer is None else self.tokenizer.chat_template
+        return of_tokenizer or self.notes.get("chat_template")
+
+    def chat_prompt(
+        self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True
+    ) -> list[int]:
+        """Token ids of a chat, written as the checkpoint's own template writes it.
+
+        messages are dicts with a "role" and a "content"; add_generation_prompt ends with the
+        beginning of the answer. A control token typed inside a message is spelled out.
+
+        Raises ValueError where the checkpoint has no template, or the template refuses.
+        """
+        tokenizer = self._needs_tokenizer("write a chat")
+        if self.chat_template is None:
+            raise ValueError(
+                f"{self.name} has no chat template: it continues texts, give it a text instead"
+            )
+        try:
+            return chat_ids(
+                tokenizer,
+                self.chat_template,
+                messages,
+                add_generation_prompt=add_generation_prompt,
+            )
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from error
 
     def prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
         """The ids of a prompt: a text encoded, a list of ids exactly as given.

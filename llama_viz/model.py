@@ -5,11 +5,13 @@ Each value worth seeing passes through a tap or leaves a module of its own (see 
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llama_viz.config import ModelConfig
+from llama_viz.config import ModelConfig, RopeScaling, rotation_frequencies
 from llama_viz.kv_cache import KVCache, LayerCache
 from llama_viz.taps import Tap
 
@@ -37,20 +39,38 @@ class RMSNorm(nn.Module):
 class RotaryEmbedding(nn.Module):
     """Turn pairs of features by an angle that grows with the position (Su et al. 2021).
 
-    Pair i, the features 2i and 2i + 1 of a head, turns by position x theta^(-2i / head_dim).
+    Pair i, the features 2i and 2i + 1 of a head, turns by position x theta^(-2i / head_dim), or
+    more slowly where scaling says so. Under dynamic scaling the frequencies depend on how many
+    positions there are; beyond its original length a generation warns that the keys in its cache
+    keep the angles they were given, and so differ from those of one pass over the same text.
     """
 
-    def __init__(self, head_dim: int, theta: float) -> None:
+    def __init__(self, head_dim: int, theta: float, scaling: RopeScaling | None = None) -> None:
         super().__init__()
+        self.head_dim, self.theta, self.scaling = head_dim, theta, scaling
         # Not a buffer: model.to(bfloat16) would round the frequencies, and far positions with them.
-        self.frequencies = theta ** (-torch.arange(0, head_dim, 2, device="cpu").float() / head_dim)
+        self.frequencies = self._frequencies()
         self.angle = Tap("position", "pair")
 
     def forward(self, start: int, end: int, device: torch.device) -> Tensor:
         """Complex numbers of length 1 for positions start to end: (1, position, 1, pair)."""
+        frequencies = self.frequencies
+        if self.scaling is not None and self.scaling.kind == "dynamic":
+            frequencies = self._frequencies(end)
+            original = self.scaling.original_max_seq_len or 0
+            if 0 < start <= original < end:
+                warnings.warn(
+                    f"past {original} positions dynamic rope scaling changes the frequencies: keys "
+                    "that are cached keep their old angles",
+                    stacklevel=2,
+                )
         positions = torch.arange(start, end, device=device, dtype=torch.float32)
-        angle = self.angle((positions[:, None] * self.frequencies.to(device))[None])
+        angle = self.angle((positions[:, None] * frequencies.to(device))[None])
         return torch.polar(torch.ones_like(angle), angle)[:, :, None]
+
+    def _frequencies(self, n_positions: int = 0) -> Tensor:
+        pair = torch.arange(self.head_dim // 2, device="cpu", dtype=torch.float32)
+        return rotation_frequencies(pair, self.head_dim, self.theta, self.scaling, n_positions)
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
@@ -173,7 +193,7 @@ class Llama(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.dim)
-        self.rotary = RotaryEmbedding(config.head_dim, config.rope_theta)
+        self.rotary = RotaryEmbedding(config.head_dim, config.rope_theta, config.rope_scaling)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.output = nn.Linear(config.dim, config.vocab_size, bias=False)

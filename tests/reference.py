@@ -40,12 +40,20 @@ def halves_from_pairs(features: torch.Tensor) -> torch.Tensor:
 def in_transformers(lm: lv.LanguageModel) -> LlamaForCausalLM:
     """The model in transformers, written out (eager) so that it can return attention weights."""
     config = lm.config
+    rope = {"rope_type": "default"} if config.rope_scaling is None else {
+        "rope_type": config.rope_scaling.kind,
+        "factor": config.rope_scaling.factor,
+        "low_freq_factor": config.rope_scaling.low_frequency_factor,
+        "high_freq_factor": config.rope_scaling.high_frequency_factor,
+        "original_max_position_embeddings": config.rope_scaling.original_max_seq_len,
+    }  # fmt: skip
     model = LlamaForCausalLM(LlamaConfig(
         vocab_size=config.vocab_size, hidden_size=config.dim, intermediate_size=config.hidden_dim,
         num_hidden_layers=config.n_layers, num_attention_heads=config.n_heads,
         num_key_value_heads=config.n_kv_heads, head_dim=config.head_dim,
         max_position_embeddings=config.max_seq_len, rms_norm_eps=config.norm_eps,
-        rope_theta=config.rope_theta, tie_word_embeddings=config.tied_embeddings,
+        rope_parameters={**rope, "rope_theta": config.rope_theta},
+        tie_word_embeddings=config.tied_embeddings,
         bos_token_id=None, eos_token_id=None, pad_token_id=None, attn_implementation="eager",
     )).eval()  # fmt: skip
     weights = {}

@@ -1,5 +1,8 @@
 """The configuration: published sizes, derived sizes, and sizes that cannot be."""
 
+import json
+
+import numpy as np
 import pytest
 
 import llama_viz as lv
@@ -51,6 +54,62 @@ def test_cache_bytes_of_llama_2_at_its_context_in_half_precision():
     assert lv.PRESETS["llama2-7b"].kv_cache_bytes(4096, itemsize=2) == 2 * gib
     assert lv.PRESETS["llama2-13b"].kv_cache_bytes(4096, itemsize=2) == 3.125 * gib
     assert lv.PRESETS["llama2-70b"].kv_cache_bytes(4096, itemsize=2) == 1.25 * gib
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        {"kind": "linear", "factor": 4.0},
+        {"kind": "dynamic", "factor": 2.0, "original_max_seq_len": 32},
+        {"kind": "llama3", "factor": 8.0, "original_max_seq_len": 32},
+        {"kind": "divided", "divisors": [1.0, 1.0, 2.0, 4.0]},
+    ],
+)
+def test_rope_scaling_survives_json(scaling):
+    config = lv.ModelConfig(**SIZES, rope_scaling=scaling)
+    assert config.rope_scaling == lv.RopeScaling(**scaling)
+    assert lv.ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert lv.ModelConfig.from_dict(lv.ModelConfig(**SIZES).to_dict()).rope_scaling is None
+    assert hash(config) != hash(lv.ModelConfig(**SIZES))
+
+
+def test_rope_scaling_by_hand():
+    pair = np.arange(4)
+    plain = 100.0 ** (-pair / 4)  # turns of 2 pi, 19.9, 62.8 and 198.7 positions
+
+    def scaled(**scaling):
+        config = lv.ModelConfig(**{**SIZES, "head_dim": 8, "rope_theta": 100.0},
+                                rope_scaling=scaling)  # fmt: skip
+        return config.rotation_frequencies(pair, 64)
+
+    assert np.allclose(scaled(kind="linear", factor=4.0), plain / 4)
+    assert np.allclose(scaled(kind="divided", divisors=[1, 2, 4, 8]), plain / [1, 2, 4, 8])
+    assert np.allclose(scaled(kind="dynamic", factor=2.0, original_max_seq_len=64), plain)
+    longer = 100.0 * (2.0 * 64 / 32 - 1) ** (8 / 6)  # theta for 64 positions of 32
+    expected = longer ** (-pair / 4)
+    assert np.allclose(scaled(kind="dynamic", factor=2.0, original_max_seq_len=32), expected)
+    # In 40 positions the pairs turn 6.4, 2.0, 0.6 and 0.2 times: kept, between, and divided twice.
+    kept = (40 / (2 * np.pi / plain[1]) - 1) / (4 - 1)
+    expected = plain * [1, kept + (1 - kept) / 8, 1 / 8, 1 / 8]
+    assert np.allclose(scaled(kind="llama3", factor=8.0, original_max_seq_len=40), expected)
+
+
+@pytest.mark.parametrize(
+    ("scaling", "message"),
+    [
+        ({"kind": "yarn"}, "unknown rope scaling 'yarn'. .*linear, dynamic, llama3, divided"),
+        ({"kind": "linear", "factor": 0}, "rope_scaling.factor must be finite and above 0"),
+        ({"kind": "dynamic", "factor": 2.0}, "original_max_seq_len must be a whole number"),
+        ({"kind": "dynamic", "factor": 0.5, "original_max_seq_len": 8}, "must be at least 1"),
+        ({"kind": "llama3", "original_max_seq_len": 8, "low_frequency_factor": 4.0}, "be above"),
+        ({"kind": "linear", "divisors": [1.0]}, "belong to the kind"),
+        ({"kind": "divided", "divisors": [1.0] * 99}, "has 99 divisors for"),
+        ("linear", "rope_scaling must be a RopeScaling or None"),
+    ],
+)
+def test_rope_scaling_that_cannot_be_is_refused(scaling, message):
+    with pytest.raises(ValueError, match=message):
+        lv.ModelConfig(**SIZES, rope_scaling=scaling)
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,15 @@ Tensors carry the names of llama_viz.model; a tokenizer.model beside the file is
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from llama_viz.checkpoints.loaded import LoadedCheckpoint, build_model, one_line
+from llama_viz.checkpoints.mapped import StoredTensors
+from llama_viz.checkpoints.rope_layout import INTERLEAVED
 from llama_viz.config import ModelConfig
 from llama_viz.errors import CheckpointError
 from llama_viz.files import written_whole
@@ -25,12 +26,14 @@ if TYPE_CHECKING:
 FORMAT = "llama_viz"
 
 
-@dataclass(frozen=True)
-class NativeCheckpoint:
-    """What a file of this format holds: the model, and the notes in its header."""
-
-    model: Llama
-    metadata: dict[str, str]
+def recognizes(path: Path) -> bool:
+    """Whether the file is a safetensors file with our mark in its header."""
+    if path.suffix != ".safetensors":  # what people name otherwise they name to load()
+        return False
+    try:
+        return StoredTensors(path).metadata.get("format") == FORMAT
+    except CheckpointError:
+        return False
 
 
 def save_native(
@@ -45,69 +48,46 @@ def save_native(
         name: tensor.detach().to("cpu", dtype or tensor.dtype).contiguous()
         for name, tensor in _named_weights(model).items()
     }
-    header = {**(metadata or {}), "format": FORMAT, "config": json.dumps(model.config.to_dict())}
+    header = {
+        **(metadata or {}),
+        "format": FORMAT,
+        "rope_layout": INTERLEAVED,
+        "config": json.dumps(model.config.to_dict()),
+    }
     with written_whole(path) as unfinished:
         save_file(tensors, unfinished, metadata=header)
 
 
-def load_native(
-    path: str | Path,
-    *,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype | None = None,
-) -> NativeCheckpoint:
+def load(
+    path: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+) -> LoadedCheckpoint:
     """Read a file written by save_native, in the stored type or in dtype.
 
     Raises CheckpointError where the file is damaged, cut short, or not of this format.
     """
     path = Path(path)
-    try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            metadata = dict(file.metadata() or {})
-            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path}: cannot be read as a safetensors file ({error}); "
-            "it may be cut short or damaged: fetch or save it again"
-        ) from error
+    stored = StoredTensors(path)
+    metadata = stored.metadata
     if metadata.get("format") != FORMAT:
+        where = "; name its folder" if (path.parent / "config.json").is_file() else ""
         raise CheckpointError(
             f"{path}: a safetensors file, but not one written by llama_viz.save_checkpoint "
-            f"(its header says format {metadata.get('format')!r}, expected {FORMAT!r})"
+            f"(its header says format {metadata.get('format')!r}, expected {FORMAT!r}){where}"
         )
     try:
-        config = ModelConfig(**json.loads(metadata["config"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: its configuration cannot be used: {error}") from error
+        config = ModelConfig.from_dict(json.loads(metadata["config"]))
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path}: its configuration cannot be used: {one_line(error)}"
+        ) from error
+    model = build_model(path, config, stored.shapes, stored.read, device=device, dtype=dtype)
+    notes = {**metadata, "rope_layout": INTERLEAVED, "stored_dtype": stored.dtypes}
+    return LoadedCheckpoint(model, metadata=notes)
 
-    with torch.device("meta"):
-        model = Llama(config)
-    expected = {name: tensor.shape for name, tensor in _named_weights(model).items()}
-    _compare(path, expected, {name: tensor.shape for name, tensor in stored.items()})
-    if config.tied_embeddings:
-        stored["output.weight"] = stored["embedding.weight"]
-    if dtype is not None:
-        stored = {name: tensor.to(dtype) for name, tensor in stored.items()}
-    model.load_state_dict(stored, assign=True)
-    if config.tied_embeddings:
-        model.output.weight = model.embedding.weight
-    return NativeCheckpoint(model.requires_grad_(False).eval(), metadata)
+
+load_native = load
 
 
 def _named_weights(model: Llama) -> dict[str, torch.Tensor]:
     """Every weight once: a tied output head is the embedding."""
     return dict(model.named_parameters(remove_duplicate=True))
-
-
-def _compare(path: Path, expected: dict, stored: dict) -> None:
-    missing, extra = expected.keys() - stored.keys(), stored.keys() - expected.keys()
-    if missing or extra:
-        wrong = [f"{name} is missing" for name in sorted(missing)]
-        wrong += [f"{name} is not part of the model" for name in sorted(extra)]
-        raise CheckpointError(f"{path}: the tensors do not fit its configuration: {wrong[0]}"
-                              + (f", and {len(wrong) - 1} more" if wrong[1:] else ""))  # fmt: skip
-    for name, shape in expected.items():
-        if stored[name] != shape:
-            raise CheckpointError(
-                f"{path}: {name} has shape {tuple(stored[name])}, expected {tuple(shape)}"
-            )

@@ -1,0 +1,1 @@
+"""The kinds of tokenizers, one module each; llama_viz.tokenizer tells them apart."""
