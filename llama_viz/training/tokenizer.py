@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 from sentencepiece import SentencePieceTrainer
 
 from llama_viz.files import written_whole
-from llama_viz.tokenizer import Tokenizer
+from llama_viz.tokenizers.sentence_piece import SentencePieceTokenizer
 from llama_viz.training.stories import tell_story
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from llama_viz.tokenizer import Tokenizer
 
 
 def train_tokenizer(vocab_size: int, *, seed: int = 0, n_stories: int = 4000) -> Tokenizer:
@@ -45,7 +47,7 @@ def train_tokenizer(vocab_size: int, *, seed: int = 0, n_stories: int = 4000) ->
         )
     except RuntimeError as error:
         raise ValueError(f"no tokenizer of {vocab_size} tokens: {error}") from error
-    return Tokenizer(model.getvalue())
+    return SentencePieceTokenizer(model.getvalue())
 
 
 def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
