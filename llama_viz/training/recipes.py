@@ -15,9 +15,8 @@ class Recipe:
 
     Each step shows `rows` rows of `row_length` tokens. The matrix_ numbers are Muon's, for the
     matrices of the blocks; the others are AdamW's, for embedding, output head and gains. Both
-    learning rates rise for `warmup_steps` steps, stay, and in the last `falling_share` of all steps
-    fall along half a cosine to `final_share` of their height. Two recipes with one seed see the
-    same stories in the same order.
+    learning rates rise for `warmup_steps` steps, then fall along half a cosine to `final_share` of
+    their height. Two recipes with one seed see the same stories in the same order.
 
     Raises ValueError where the numbers cannot make a run.
     """
@@ -30,7 +29,7 @@ class Recipe:
     vocab_size: int = 768
     max_seq_len: int = 256
     seed: int = 0
-    steps: int = 3600
+    steps: int = 3000
     rows: int = 8
     row_length: int = 256
     matrix_learning_rate: float = 0.02
@@ -38,7 +37,6 @@ class Recipe:
     learning_rate: float = 3e-3
     betas: tuple[float, float] = (0.9, 0.98)
     warmup_steps: int = 100
-    falling_share: float = 0.3
     final_share: float = 0.02
     clip_norm: float = 1.0
 
@@ -77,11 +75,8 @@ class Recipe:
         """The share of the learning rates that a step uses, from 0 to 1; steps count from 0."""
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
-        # The full rate is held long: what copies from earlier in a story forms late, and the later
-        # the fewer the key/value heads.
-        start = max((1 - self.falling_share) * self.steps, self.warmup_steps)
-        passed = (step - start) / max(self.steps - start, 1)
-        falling = 0.5 * (1 + math.cos(math.pi * min(max(passed, 0), 1)))
+        passed = (step - self.warmup_steps) / max(self.steps - self.warmup_steps, 1)
+        falling = 0.5 * (1 + math.cos(math.pi * min(passed, 1)))
         return self.final_share + (1 - self.final_share) * falling
 
     def to_dict(self) -> dict[str, Any]:

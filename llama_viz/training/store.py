@@ -137,7 +137,7 @@ def _recipe(runs: list[Facts]) -> str:
     return (
         "## Recipe and commands\n\n"
         "Muon for the matrices of the blocks, AdamW for the rest; learning rates rise linearly, "
-        "stay, and fall along half a cosine at the end. Each step shows "
+        "then fall along half a cosine. Each step shows "
         "`rows` rows of `row_length` tokens, and each row begins where a story begins.\n\n"
         f"{commands}\n\n" + _table(["", *(run["name"] for run in runs)], rows)
     )

@@ -111,7 +111,7 @@ def test_every_exercise_has_a_solution_that_is_right(path):
     for cell in asked:
         assert "Not answered yet" in printed(cell)
     for cell in solved:
-        assert printed(cell).startswith("Right")
+        assert printed(cell).strip().startswith("Right")
 
 
 def test_every_solution_belongs_to_a_notebook():
