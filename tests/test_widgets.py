@@ -211,6 +211,12 @@ def test_equal_names_are_told_apart(lm):
     assert [model["name"] for model in explorer.choices["models"]] == ["gqa", "gqa (2)"]
 
 
+def test_another_device_gets_a_copy(explorer, lm):
+    assert explorer._load("gqa", "meta").device.type == "meta"
+    assert lm.device.type == "cpu"
+    assert explorer._load("gqa", "cpu") is lm
+
+
 # Stop
 
 

@@ -861,7 +861,7 @@ class CachePanel extends Panel {
     chart.text(frame.right, CHART_HEIGHT - 5, String(nSteps - 1), "lv-tick", "middle");
   }
 
-  /** Models of the switch that differ in their key/value heads only: the formula gives their line. */
+  /** Models of the switch that differ in their key/value heads only: their formula is a line. */
   otherModels(about) {
     const perHead = 2 * about.n_layers * about.head_dim * about.item_bytes;
     return this.view.choices.models.filter(
@@ -958,7 +958,8 @@ class TimePanel extends Panel {
     chart.add("path", { d: bars.slice(1).join(""), class: "lv-time" });
     chart.add("path", { d: bars[step], class: "lv-time lv-chosen" });
     if (y(milliseconds[0]) < frame.top) {
-      chart.text(frame.left + 14, frame.top - 1, `↑ ${brief(milliseconds[0])}`, "lv-tick", "middle");
+      const words = `↑ ${brief(milliseconds[0])}`;
+      chart.text(frame.left + 14, frame.top - 1, words, "lv-tick", "middle");
     }
     chart.text(frame.left + 14, CHART_HEIGHT - 5, "prefill", "lv-tick", "middle");
     if (nSteps > 1) chart.text(first, CHART_HEIGHT - 5, "step 1", "lv-tick");
