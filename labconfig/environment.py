@@ -17,6 +17,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 import tomllib
 import venv
 from collections.abc import Iterator
@@ -154,7 +155,13 @@ def pip_install(python: Path, *arguments: str | Path) -> None:
         command.append("--quiet")
     # Other folders' packages must not pass for installed ones.
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    subprocess.run([*command, *arguments], check=True, env=clean)
+    # An index that is just being updated can deny a version that it has: two more tries.
+    for pause in (5, 30, None):
+        done = subprocess.run([*command, *arguments], check=pause is None, env=clean)
+        if done.returncode == 0 or pause is None:
+            return
+        print(f"pip failed; trying again in {pause} seconds", file=sys.stderr, flush=True)
+        time.sleep(pause)
 
 
 if __name__ == "__main__":
