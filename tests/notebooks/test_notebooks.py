@@ -116,3 +116,9 @@ def test_every_exercise_has_a_solution_that_is_right(path):
 
 def test_every_solution_belongs_to_a_notebook():
     assert {path.name for path in SOLUTIONS} <= {path.name for path in NOTEBOOKS}
+
+
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *SOLUTIONS], ids=lambda path: path.parent.name)
+def test_nothing_warns(path):
+    for cell in cells(path, "code"):
+        assert not [output for output in cell.outputs if output.get("name") == "stderr"]
