@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from llama_viz import __version__
 from llama_viz.errors import MemoryLimitError, unknown_name
@@ -90,11 +91,13 @@ def record(
     top_p: float = 1.0,
     seed: int = 0,
     n_candidates: int = 10,
+    progress: bool = False,
 ) -> xr.Dataset:
     """Generate as generate() does and return the trace of the run.
 
     taps are names of trace variables (None: all; lv.SIGNALS: the four signals), layers the numbers
     of the layers to keep (None: all), n_candidates how many of the likeliest tokens to keep.
+    progress shows a bar with the tokens written and the time left.
 
     Raises MemoryLimitError, before anything runs, where the trace could pass memory_limit (bytes,
     or a text such as "500MB"; None: no limit), and ValueError for unknown taps or layers.
@@ -105,7 +108,8 @@ def record(
     recorder = Recorder(
         lm, prompt, prompt_ids, max_new_tokens, taps, layers, memory_limit, n_candidates, sampling
     )
-    for _ in recorder.run():
+    steps = recorder.run()
+    for _ in tqdm(steps, "recording", max_new_tokens, unit="token", disable=not progress):
         pass
     return recorder.trace()
 

@@ -311,6 +311,13 @@ def test_sizes_are_written():
 # Step by step
 
 
+def test_progress_is_shown_when_it_is_asked_for(capsys):
+    lv.record(random_model(), [1, 2, 3], 6)
+    assert capsys.readouterr() == ("", "")
+    lv.record(random_model(), [1, 2, 3], 6, progress=True)
+    assert "6/6" in capsys.readouterr().err
+
+
 def test_each_step_comes_with_the_trace_so_far():
     lm = random_model()
     whole = lv.record(lm, [1, 2, 3], 6)
