@@ -59,7 +59,7 @@ def test_logits_and_64_greedy_tokens_are_those_of_transformers(lm, path):
     with torch.inference_mode():
         expected = theirs(ids).logits
         difference = (lm.model(ids) - expected).abs().max()
-    assert difference <= 1e-4 * expected.abs().max().clamp(min=1)
+    assert difference <= 1e-4
     # Each of the 64 is what transformers finds likeliest after the ids before it, so its own
     # greedy continuation is the same one.
     assert run.new_ids == expected[0, n_prompt - 1 : -1].argmax(-1).tolist()

@@ -171,8 +171,9 @@ def _results(runs: list[Facts]) -> str:
         f"Measured on {first['held_out_stories']:,} held-out stories with the stored weights. An "
         "answer is right when every one of its tokens is the model's first choice. The generator's "
         "choices are the information in a story: about the lowest loss that any model can reach. "
-        f"Durations are those of the training steps alone, on {first['threads']} threads of a CPU "
-        "that other programs used at the same time: they are no benchmark."
+        "Durations are those of the training steps alone, with "
+        f"{first['threads']} of the CPU's threads, "
+        "while other programs ran beside: they are no benchmark."
     )
 
 
