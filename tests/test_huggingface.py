@@ -420,24 +420,18 @@ def test_a_single_file_of_a_folder_says_so(folder):
 
 # Memory
 
-# Pages of a mapped file do not count: the kernel takes them back whenever it likes.
 MEASURE = """
-import re, sys, threading, time
+import re, sys
 from pathlib import Path
+import torch
 import llama_viz as lv
 from llama_viz.checkpoints import detect
-def memory():
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(r"RssAnon:\\s+(\\d+)", status)[1]) * 1024
-def watch():
-    while True:
-        peak[0] = max(peak[0], memory())
-        time.sleep(0.001)
+def memory(kind):
+    return int(re.search(kind + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 detect(Path(sys.argv[1]))  # what is imported is not what a model takes
-before, peak = memory(), [0]
-threading.Thread(target=watch, daemon=True).start()
+before = memory("VmRSS")
 lm = lv.load(sys.argv[1])
-print((max(peak[0], memory()) - before) / sum(w.nbytes for w in lm.model.parameters()))
+print((memory("VmHWM") - before) / sum(weight.nbytes for weight in lm.model.parameters()))
 """
 
 

@@ -67,16 +67,19 @@ def build_model(
     # The largest first: while one is filled its source is in memory as well.
     parameters = sorted(model.named_parameters(), key=lambda pair: -pair[1].numel())
     for name, parameter in parameters:  # a tied head is not named again
+        # A Linear's weight stands column by column at once, as LanguageModel.optimize() has it.
+        by_columns = id(parameter) in linear
+        shape = tuple(reversed(parameter.shape)) if by_columns else tuple(parameter.shape)
+        # Room first, then what fills it: what is read and dropped then leaves no hole behind it.
+        weight = None if dtype is None else torch.empty(shape, dtype=dtype, device=device)
         stored = read(name)
         if not stored.is_floating_point():
             raise CheckpointError(
                 f"{path}: {name} is stored as {dtype_name(stored.dtype)}, "
                 "expected floating-point numbers"
             )
-        # A Linear's weight stands column by column at once, as LanguageModel.optimize() has it.
-        by_columns = id(parameter) in linear
-        shape = tuple(reversed(parameter.shape)) if by_columns else tuple(parameter.shape)
-        weight = torch.empty(shape, dtype=dtype or stored.dtype, device=device)
+        if weight is None:
+            weight = torch.empty(shape, dtype=stored.dtype, device=device)
         weight = weight.t() if by_columns else weight
         weight.copy_(stored)
         del stored
