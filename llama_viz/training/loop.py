@@ -15,10 +15,12 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from llama_viz.files import written_whole
-from llama_viz.model import Attention, Llama, initialize
+from llama_viz.checkpoints.native import save_native
+from llama_viz.model import Attention, Llama
 from llama_viz.training.batches import batch
 from llama_viz.training.evaluation import HeldOut
 from llama_viz.training.stories import KINDS
+from llama_viz.training.variants import build, pool_heads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,13 +41,20 @@ class Trainer:
     """A model while it is trained; `step` is how many steps it has taken.
 
     bfloat16 computes matrix products in half precision, compile lets PyTorch fuse the model (it
-    needs a C++ compiler); neither changes what is trained, but both change its last digits.
+    needs a C++ compiler); neither changes what is trained, but both change its last digits. source
+    is the model that a pooled recipe starts from.
 
-    Raises ValueError where the tokenizer is not the recipe's size.
+    Raises ValueError where the tokenizer is not the recipe's size, or the source is missing.
     """
 
     def __init__(
-        self, recipe: Recipe, tokenizer: Tokenizer, *, bfloat16: bool = False, compile: bool = False
+        self,
+        recipe: Recipe,
+        tokenizer: Tokenizer,
+        *,
+        source: Llama | None = None,
+        bfloat16: bool = False,
+        compile: bool = False,
     ) -> None:
         if tokenizer.vocab_size != recipe.vocab_size:
             raise ValueError(
@@ -58,8 +67,12 @@ class Trainer:
         self.seconds = 0.0  # spent on steps
         self.table: list[Row] = []
         self._losses: list[float] = []  # since the table's last row
-        generator = torch.Generator().manual_seed(recipe.seed)
-        self.model = initialize(Llama(recipe.config), generator)
+        if recipe.pooling is None:
+            self.model = build(recipe)
+        elif source is None:
+            raise ValueError(f"this recipe starts from the trained {recipe.pooled_from}: give it")
+        else:
+            self.model = pool_heads(source, recipe.n_kv_heads, recipe.pooling, seed=recipe.seed)
         if bfloat16:
             for module in self.model.modules():
                 if isinstance(module, Attention):
@@ -89,7 +102,7 @@ class Trainer:
     def advance(self) -> float:
         """Take one step and return its loss, in nats per token."""
         began = time.perf_counter()
-        ids = batch(self.recipe, self.step, self.tokenizer)
+        ids = batch(self.recipe, self.recipe.first_batch + self.step, self.tokenizer)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = optimizer.defaults["lr"] * self.recipe.schedule(self.step)
@@ -112,9 +125,10 @@ class Trainer:
             "step": self.step,
             "tokens": self.step * self.recipe.tokens_per_step,
             "seconds": self.seconds,
-            "learning_rate": self.recipe.learning_rate * self.recipe.schedule(self.step - 1),
-            "train_loss": sum(self._losses) / len(self._losses),
+            "learning_rate": self.recipe.learning_rate * self.recipe.schedule(max(self.step - 1, 0)),
         }
+        if self._losses:
+            row["train_loss"] = sum(self._losses) / len(self._losses)
         self._losses = []
         if held_out is not None:
             score = held_out.score(self.model)
@@ -161,13 +175,16 @@ def train(
     evaluate_every: int = 200,
     n_held_out: int = 100,
     save_every: int = 200,
+    snapshots: Path | None = None,
+    snapshot_every: int = 100,
     progress: bool = True,
     description: str = "training",
 ) -> None:
     """Take the recipe's remaining steps; the losses gather in trainer.table, a row per `log_every`.
 
     Where the file `state` exists, the run goes on from it; it is written every `save_every` steps
-    and at the end. An interrupt (Ctrl-C) lets the step finish, saves, and then raises
+    and at the end. Into the folder `snapshots` goes the model itself, before the first step and
+    every `snapshot_every`. An interrupt (Ctrl-C) lets the step finish, saves, and then raises
     KeyboardInterrupt.
     """
     if state is not None and state.exists():
@@ -183,6 +200,9 @@ def train(
         disable=not progress,
     )
     with bar, _interrupt_deferred() as interrupted:
+        if trainer.step == 0:  # what it starts from: a pooled model knows something already
+            trainer.log(held_out)
+            _snap(trainer, snapshots)
         while trainer.step < recipe.steps:
             loss = trainer.advance()
             bar.update()
@@ -197,6 +217,8 @@ def train(
                 state.parent.mkdir(parents=True, exist_ok=True)
                 with written_whole(state) as unfinished:
                     torch.save(trainer.state_dict(), unfinished)
+            if last or trainer.step % snapshot_every == 0:
+                _snap(trainer, snapshots)
             if interrupted():
                 raise KeyboardInterrupt
 
@@ -208,6 +230,13 @@ def write_table(table: list[Row], path: Path) -> None:
         writer.writeheader()
         for row in table:
             writer.writerow({name: f"{value:.6g}" for name, value in row.items()})
+
+
+def _snap(trainer: Trainer, snapshots: Path | None) -> None:
+    if snapshots is not None:
+        snapshots.mkdir(parents=True, exist_ok=True)
+        path = snapshots / f"{trainer.step:06d}.safetensors"
+        save_native(trainer.model, path, dtype=torch.float16)
 
 
 def _in_float32(attend: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:

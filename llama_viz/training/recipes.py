@@ -18,21 +18,31 @@ class Recipe:
     learning rates rise for `warmup_steps` steps, then fall along half a cosine to `final_share` of
     their height. Two recipes with one seed see the same stories in the same order.
 
+    feed_forward is "swiglu", LLaMA's, or another of the kinds in foundations; normalization is
+    "rmsnorm", "layernorm" or "none". A recipe that is pooled_from another run starts from that
+    run's model, with its key/value heads joined by `pooling`; first_batch lets it go on with
+    stories that the other run has not seen.
+
     Raises ValueError where the numbers cannot make a run.
     """
 
     n_kv_heads: int
+    feed_forward: str = "swiglu"
+    normalization: str = "rmsnorm"
+    pooled_from: str | None = None
+    pooling: str | None = None
+    first_batch: int = 0
     n_layers: int = 4
     n_heads: int = 8
     dim: int = 128
     hidden_dim: int = 384
-    vocab_size: int = 768
+    vocab_size: int = 1536
     max_seq_len: int = 256
     seed: int = 0
-    steps: int = 3000
+    steps: int = 6000
     rows: int = 8
     row_length: int = 256
-    matrix_learning_rate: float = 0.02
+    matrix_learning_rate: float = 0.008
     matrix_weight_decay: float = 0.05
     learning_rate: float = 3e-3
     betas: tuple[float, float] = (0.9, 0.98)
@@ -49,6 +59,8 @@ class Recipe:
                 f"row_length ({self.row_length}) must fit the context, "
                 f"max_seq_len ({self.max_seq_len})"
             )
+        if (self.pooled_from is None) != (self.pooling is None):
+            raise ValueError("pooled_from and pooling belong together: give both or neither")
         for name in ("matrix_learning_rate", "learning_rate", "clip_norm"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
@@ -85,10 +97,59 @@ class Recipe:
 
 
 _MHA = Recipe(n_kv_heads=8)
+_GQA = replace(_MHA, n_kv_heads=2)
+_MQA = replace(_MHA, n_kv_heads=1)
 
-# The embedded models: they differ in how many key/value heads their eight query heads share.
+# Smaller and shorter: for comparisons in which many runs count more than one good model. A gated
+# feed-forward has three matrices of two thirds of the width: as many weights as two matrices.
+_SMALL = Recipe(
+    n_kv_heads=2, n_layers=3, n_heads=6, dim=96, hidden_dim=256, steps=1500, row_length=256
+)  # fmt: skip
+_TWO_MATRICES = replace(_SMALL, hidden_dim=384)
+_DEEP = Recipe(n_kv_heads=4, n_layers=12, n_heads=4, dim=64, hidden_dim=176, steps=1000)
+
+# 5% of the steps, with stories that the MHA model has not seen.
+_UPTRAINED = replace(
+    _MHA, pooled_from="mha", steps=_MHA.steps // 20, warmup_steps=30, first_batch=_MHA.steps,
+)  # fmt: skip
+
+# Every run, by what is compared. Within a group all else is equal.
+GROUPS: dict[str, dict[str, Recipe]] = {
+    # The embedded models: they differ in how many key/value heads their eight query heads share.
+    "attention": {"mha": _MHA, "gqa": _GQA, "mqa": _MQA},
+    # The same with as many parameters as MHA: the feed-forward is wider.
+    "matched": {
+        "gqa-wide": replace(_GQA, hidden_dim=448),
+        "mqa-wide": replace(_MQA, hidden_dim=459),
+    },
+    "feed-forward": {
+        **{kind: replace(_TWO_MATRICES, feed_forward=kind) for kind in ("relu", "gelu", "swish")},
+        **{kind: replace(_SMALL, feed_forward=kind)
+           for kind in ("glu", "bilinear", "reglu", "geglu", "swiglu")},
+    },
+    "normalization": {
+        f"{kind}-deep": replace(_DEEP, normalization=kind)
+        for kind in ("none", "layernorm", "rmsnorm")
+    },
+    "uptraining": {
+        f"{kind}-{pooling}": replace(_UPTRAINED, n_kv_heads=n_kv_heads, pooling=pooling)
+        for kind, n_kv_heads in (("gqa", 2), ("mqa", 1))
+        for pooling in ("mean", "first", "random")
+    },
+}  # fmt: skip
+
+# How many seeds each group is trained with.
+SEEDS = {"attention": 3, "matched": 1, "feed-forward": 2, "normalization": 1, "uptraining": 1}
+
 RECIPES: dict[str, Recipe] = {
-    "mha": _MHA,
-    "gqa": replace(_MHA, n_kv_heads=2),
-    "mqa": replace(_MHA, n_kv_heads=1),
+    name: recipe for group in GROUPS.values() for name, recipe in group.items()
 }
+
+# Models that notebooks load, from seed 0, and the run whose growth they show.
+EMBEDDED = ("mha", "gqa", "mqa", "gqa-mean")
+GROWING = "gqa"
+
+
+def group_of(name: str) -> str:
+    """The group that a recipe belongs to."""
+    return next(group for group, recipes in GROUPS.items() if name in recipes)

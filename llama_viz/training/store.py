@@ -1,55 +1,89 @@
-"""What a finished run leaves behind: the checkpoint, its losses, its facts, and the data card."""
+"""What finished runs leave behind: checkpoints, losses, facts, tables, and the data card.
+
+A run is a recipe's name with a seed: mha-seed0. Its facts and losses are its own files; the tables
+results.csv and recall.csv hold every run, and the card is written from the tables.
+"""
 
 from __future__ import annotations
 
+import copy
 import csv
 import hashlib
 import json
 import platform
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from llama_viz import analysis
 from llama_viz.checkpoints.native import load_native, save_native
 from llama_viz.files import written_whole
 from llama_viz.generation import generate
 from llama_viz.language_model import LanguageModel
-from llama_viz.training.evaluation import HeldOut
+from llama_viz.recorder import record_forward
+from llama_viz.training.consistency import Consistency, check
+from llama_viz.training.evaluation import HeldOut, recall_curves
 from llama_viz.training.loop import Trainer, write_table
-from llama_viz.training.recipes import RECIPES
+from llama_viz.training.recipes import EMBEDDED, GROUPS, GROWING, RECIPES, group_of
 from llama_viz.training.stories import KINDS, tell_story
 from llama_viz.training.tokenizer import save_tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from llama_viz.model import Llama
+    from llama_viz.tokenizer import Tokenizer
+
 Facts = dict[str, Any]
 
+N_SNAPSHOTS = 10
+RECALL_COLUMNS = ("run", "name", "seed", "by", "value", "kind", "asked", "right")
 
-def store(trainer: Trainer, name: str, data: Path, *, n_held_out: int, command: str) -> Facts:
-    """Write a trained model into the data folder and return the facts of its run.
 
-    The weights are stored in half precision, and it is the stored model that is scored.
+def run_name(name: str, seed: int) -> str:
+    """How the run of a recipe with a seed is called in file names."""
+    return f"{name}-seed{seed}"
+
+
+def store(
+    trainer: Trainer,
+    name: str,
+    data: Path,
+    *,
+    command: str,
+    n_held_out: int = 500,
+    n_curve: int = 100,
+    n_samples: int = 200,
+    snapshots: Path | None = None,
+) -> Facts:
+    """Write what a trained model leaves behind into the data folder, and return the facts.
+
+    Weights are rounded to half precision first: what is scored is what is stored. Stored are the
+    EMBEDDED models of seed 0, which also write n_samples stories that are checked for consistency.
+    Of the folder `snapshots` some are kept, chosen where the loss falls.
     """
-    (data / "training").mkdir(parents=True, exist_ok=True)
-    checkpoint, losses = data / f"{name}.safetensors", data / "training" / f"{name}.csv"
     recipe = trainer.recipe
-    notes = {"name": name, "recipe": json.dumps(recipe.to_dict()), "license": "Apache-2.0"}
-    save_native(trainer.model, checkpoint, dtype=torch.float16, metadata=notes)
+    run = run_name(name, recipe.seed)
+    for folder in ("losses", "runs"):
+        (data / "training" / folder).mkdir(parents=True, exist_ok=True)
+    losses = data / "training" / "losses" / f"{run}.csv"
     write_table(trainer.table, losses)
     tokenizer = data / "tokenizer.model"
     if not tokenizer.exists():
         save_tokenizer(trainer.tokenizer, tokenizer)
+    files = [losses, tokenizer]
 
-    model = load_native(checkpoint, dtype=torch.float32).model
+    model = copy.deepcopy(trainer.model).half().float()
     held_out = HeldOut(trainer.tokenizer, n_held_out, seed=recipe.seed)
     score = held_out.score(model)
     facts: Facts = {
         "name": name,
+        "group": group_of(name),
         "attention": recipe.config.attention_kind,
         "command": command,
         "recipe": recipe.to_dict(),
-        "parameters": recipe.config.n_parameters,
+        "parameters": sum(weight.numel() for weight in model.parameters()),
         "kv_cache_bytes_per_position": recipe.config.kv_cache_bytes(1),
         "tokens": trainer.step * recipe.tokens_per_step,
         "seconds": round(trainer.seconds, 1),
@@ -63,12 +97,25 @@ def store(trainer: Trainer, name: str, data: Path, *, n_held_out: int, command: 
         "choices_nats_per_token": held_out.bound,
         "asked": score.asked,
         "right": score.right,
-        "samples": _samples(LanguageModel(model, trainer.tokenizer, name)),
-        "sha256": {
-            str(path.relative_to(data)): digest(path) for path in (checkpoint, losses, tokenizer)
-        },
+        "recall": recall_curves(model, trainer.tokenizer, n_curve, seed=recipe.seed),
     }
-    with written_whole(data / "training" / f"{name}.json") as unfinished:
+    if name in EMBEDDED and recipe.seed == 0:
+        checkpoint = data / f"{name}.safetensors"
+        notes = {"name": name, "recipe": json.dumps(recipe.to_dict()), "license": "Apache-2.0"}
+        save_native(trainer.model, checkpoint, dtype=torch.float16, metadata=notes)
+        files.append(checkpoint)
+        lm = LanguageModel(load_native(checkpoint, dtype=torch.float32).model, trainer.tokenizer, name)
+        facts["samples"] = _samples(lm)
+        facts["consistent"] = _consistency(lm, n_samples)
+        facts["induction"] = induction_head(lm)
+    if snapshots is not None and name == GROWING and recipe.seed == 0:
+        kept = _keep_snapshots(snapshots, name, trainer, data)
+        facts["snapshots"] = [
+            _describe_snapshot(path, step, trainer.tokenizer, data) for step, path in kept.items()
+        ]
+        files += kept.values()
+    facts["sha256"] = {str(path.relative_to(data)): digest(path) for path in files}
+    with written_whole(data / "training" / "runs" / f"{run}.json") as unfinished:
         unfinished.write_text(json.dumps(facts, indent=2) + "\n")
     return facts
 
@@ -78,129 +125,176 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def write_card(data: Path) -> Path:
-    """Write the data card, data/README.md, from the facts and losses of the runs stored there.
+# What a model shows by itself.
 
-    Raises ValueError where no run is stored.
+
+def induction_head(lm: LanguageModel) -> Facts:
+    """The head that looks most at what followed the last time, over a story in which pairs return.
+
+    Its layer, its number, and the mean weight that it gives there.
     """
-    runs = []
-    for name in RECIPES:
-        path = data / "training" / f"{name}.json"
-        if path.exists():
-            runs.append(json.loads(path.read_text()))
-    if not runs:
-        raise ValueError(f"no run is stored in {data / 'training'}: train a model first")
-    sections = (
-        _CARD_BEGINS, _recipe(runs), _results(runs), _courses(runs, data), _samples_of(runs),
-        _data(), _digests(runs), _CARD_ENDS,
-    )  # fmt: skip
-    with written_whole(data / "README.md") as unfinished:
-        unfinished.write_text("\n\n".join(section.strip("\n") for section in sections) + "\n")
-    return data / "README.md"
+    texts = [tell_story(number, held_out=True, plot="dance").text for number in range(10)]
+    scores = [
+        analysis.head_kinds(record_forward(lm, text, taps=["attention_weights"])).sel(
+            kind="induction"
+        )
+        for text in texts
+    ]
+    mean = sum(scores) / len(scores)
+    layer, head = divmod(int(mean.values.argmax()), mean.sizes["head"])
+    return {"layer": layer, "head": head, "score": float(mean.values[layer, head])}
 
 
-_CARD_BEGINS = """
-# The embedded models
-
-Written by `python -m llama_viz.training card` from the facts and losses in `training/`.
-
-Small LLaMA models that write children's stories. `mha`, `gqa` and `mqa` have equally many query
-heads, but a key/value head serves one, several or all of them. They share tokenizer, stories,
-order of the stories, steps and seed; all other sizes are equal too, so the ones with fewer
-key/value heads have fewer parameters. The weights are stored as safetensors in half precision.
-"""
-
-_CARD_ENDS = """
-## Limits
-
-The models know only the generator's words, sentences and plots: they continue such stories, answer
-nothing else, and hold no knowledge of the world. Each was trained once, with one seed: small
-differences between them may be chance. Prompts in other words, beyond the context, or in which more
-happens than in a training story, lead to confused text. They are made for looking into.
-
-## Licence
-
-The stories are written by this project's generator (`llama_viz/training/stories.py`) and by nobody
-else. Stories, tokenizer, weights and tables are under the Apache License 2.0, as is the project.
-"""
+def _consistency(lm: LanguageModel, n_stories: int) -> dict[str, int]:
+    """How many whole stories that the model drew at temperature 0.8 keep to themselves."""
+    assert lm.tokenizer is not None and lm.tokenizer.bos_id is not None
+    checked = []
+    for seed in range(n_stories):
+        ids = [lm.tokenizer.bos_id]
+        written = generate(lm, ids, lm.config.max_seq_len - 1, temperature=0.8, seed=seed)
+        try:
+            checked.append(check(written.text))
+        except ValueError as error:  # a story about nobody
+            checked.append(Consistency(False, False, False, str(error)))
+    return {"stories": n_stories} | {
+        what: sum(getattr(result, what) for result in checked)
+        for what in ("names", "pronouns", "colours", "all")
+    }
 
 
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+# Snapshots of the training.
 
 
-def _recipe(runs: list[Facts]) -> str:
-    names = list(runs[0]["recipe"])
-    rows = [[f"`{name}`", *(_value(run["recipe"][name]) for run in runs)] for name in names]
-    commands = "\n".join(f"    {run['command']}" for run in runs)
-    return (
-        "## Recipe and commands\n\n"
-        "Muon for the matrices of the blocks, AdamW for the rest; learning rates rise linearly, "
-        "then fall along half a cosine. Each step shows "
-        "`rows` rows of `row_length` tokens, and each row begins where a story begins.\n\n"
-        f"{commands}\n\n" + _table(["", *(run["name"] for run in runs)], rows)
-    )
+def _keep_snapshots(folder: Path, name: str, trainer: Trainer, data: Path) -> dict[int, Path]:
+    """Copy those between which the loss falls about equally far; the first and the last are kept."""
+    there = {int(path.stem): path for path in sorted(folder.glob("*.safetensors"))}
+    target = data / "snapshots"
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    kept = {}
+    for step in spread_over_fall(_losses_at(trainer, [*there]), N_SNAPSHOTS):
+        kept[step] = target / f"{name}-{step:06d}.safetensors"
+        shutil.copyfile(there[step], kept[step])
+    return kept
 
 
-def _value(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else f"{value}"
-
-
-def _results(runs: list[Facts]) -> str:
-    def share(run: Facts, kind: str) -> str:
-        asked, right = run["asked"].get(kind, 0), run["right"].get(kind, 0)
-        return f"{right / asked:.1%} of {asked:,}" if asked else "not asked"
-
-    rows = [
-        ["parameters", *(f"{run['parameters']:,}" for run in runs)],
-        ["KV cache, bytes per position (float32)",
-         *(f"{run['kv_cache_bytes_per_position']:,}" for run in runs)],
-        ["training tokens", *(f"{run['tokens']:,}" for run in runs)],
-        ["duration, minutes", *(f"{run['seconds'] / 60:.1f}" for run in runs)],
-        ["training tokens per second", *(f"{run['tokens'] / run['seconds']:,.0f}" for run in runs)],
-        ["training loss at the end, nats per token", *(f"{run['train_loss']:.4f}" for run in runs)],
-        ["**held-out loss**, nats per token", *(f"{run['held_out_loss']:.4f}" for run in runs)],
-        ["the generator's choices, nats per token",
-         *(f"{run['choices_nats_per_token']:.4f}" for run in runs)],
-        *([f"**recall**: {kind}", *(share(run, kind) for run in runs)] for kind in KINDS),
-    ]  # fmt: skip
-    first = runs[0]
-    return (
-        "## Results\n\n" + _table(["", *(run["name"] for run in runs)], rows) + "\n\n"
-        f"Measured on {first['held_out_stories']:,} held-out stories with the stored weights. An "
-        "answer is right when every one of its tokens is the model's first choice. The generator's "
-        "choices are the information in a story: about the lowest loss that any model can reach. "
-        "Durations are those of the training steps alone, with "
-        f"{first['threads']} of the CPU's threads, "
-        "while other programs ran beside: they are no benchmark."
-    )
-
-
-def _courses(runs: list[Facts], data: Path) -> str:
-    tables = {}
-    for run in runs:
-        with (data / "training" / f"{run['name']}.csv").open(newline="") as file:
-            tables[run["name"]] = [row for row in csv.DictReader(file) if row["held_out_loss"]]
-    # Ten lines of a run, its end included.
-    steps = [row["step"] for row in tables[runs[0]["name"]]]
-    steps = sorted({steps[round(i * (len(steps) - 1) / 9)] for i in range(10)}, key=float)
-    rows = []
+def _losses_at(trainer: Trainer, steps: list[int]) -> dict[int, float]:
+    """The training loss near each step, averaged over the rows about it."""
+    rows = [row for row in trainer.table if "train_loss" in row]
+    near = {}
     for step in steps:
-        cells = [f"{float(step):,.0f}"]
-        for run in runs:
-            found = [row for row in tables[run["name"]] if row["step"] == step]
-            cells += [_loss_and_recall(found[0]) if found else ""]
-        rows.append(cells)
-    return (
-        "## How the runs went\n\nHeld-out loss, and recall of place, during training (fewer "
-        "stories than above); the whole course is in `training/*.csv`.\n\n"
-        + _table(["step", *(run["name"] for run in runs)], rows)
-    )
+        closest = sorted(rows, key=lambda row: abs(row["step"] - step))[:5]
+        near[step] = sum(row["train_loss"] for row in closest) / len(closest)
+    return near
 
 
-def _loss_and_recall(row: dict[str, str]) -> str:
-    return f"{float(row['held_out_loss']):.3f}, {float(row['recall_place']):.0%}"
+def spread_over_fall(losses: dict[int, float], count: int) -> list[int]:
+    """`count` of the steps, first and last among them, so that the loss falls evenly between.
+
+    losses are by step, in order. Half the way is measured by the logarithm of the step, so that a
+    flat stretch is not left out.
+    """
+    steps = list(losses)
+    if len(steps) <= count:
+        return steps
+    lowest, reached = float("inf"), []
+    for step in steps:
+        lowest = min(lowest, losses[step])
+        reached.append(lowest)
+    fall = [(reached[0] - value) / ((reached[0] - reached[-1]) or 1.0) for value in reached]
+    last = torch.log1p(torch.tensor(float(steps[-1]))).item()
+    way = [
+        (part + torch.log1p(torch.tensor(float(step))).item() / last) / 2
+        for part, step in zip(fall, steps, strict=True)
+    ]
+    chosen: list[int] = []
+    for number in range(count):
+        aim = way[0] + (way[-1] - way[0]) * number / (count - 1)
+        free = [index for index in range(len(steps)) if steps[index] not in chosen]
+        chosen.append(steps[min(free, key=lambda index: abs(way[index] - aim))])
+    return sorted(chosen)
+
+
+def _describe_snapshot(path: Path, step: int, tokenizer: Tokenizer, data: Path) -> Facts:
+    """Loss, recall and the strongest induction head of a snapshot, and how it goes on."""
+    model = load_native(path, dtype=torch.float32).model
+    lm = LanguageModel(model, tokenizer, path.stem)
+    score = HeldOut(tokenizer, 100).score(model)
+    prompt = "Once there was"
+    return {
+        "step": step,
+        "file": str(path.relative_to(data)),
+        "held_out_loss": score.loss,
+        "recall": score.recall,
+        "induction": induction_head(lm),
+        "prompt": prompt,
+        "text": generate(lm, prompt, 60).text,
+    }
+
+
+# The tables of all runs.
+
+
+def read_runs(data: Path) -> list[Facts]:
+    """The facts of every stored run, in the order of the recipes and their seeds."""
+    runs = [
+        json.loads(path.read_text()) for path in (data / "training" / "runs").glob("*.json")
+    ]
+    order = list(RECIPES)
+    known = [run for run in runs if run["name"] in RECIPES]
+    return sorted(known, key=lambda run: (order.index(run["name"]), run["recipe"]["seed"]))
+
+
+def write_tables(data: Path) -> None:
+    """Write results.csv, a line for each run, and recall.csv, its curves, from the stored facts."""
+    runs = read_runs(data)
+    results = [
+        {
+            "run": run_name(run["name"], run["recipe"]["seed"]),
+            "group": run["group"],
+            "name": run["name"],
+            "seed": run["recipe"]["seed"],
+            "n_kv_heads": run["recipe"]["n_kv_heads"],
+            "hidden_dim": run["recipe"]["hidden_dim"],
+            "parameters": run["parameters"],
+            "kv_cache_bytes_per_position": run["kv_cache_bytes_per_position"],
+            "steps": run["recipe"]["steps"],
+            "tokens": run["tokens"],
+            "minutes": f"{run['seconds'] / 60:.1f}",
+            "first_held_out_loss": _first_loss(run, data),
+            "held_out_loss": f"{run['held_out_loss']:.5f}",
+            "floor": f"{run['choices_nats_per_token']:.5f}",
+            **{f"asked_{kind}": run["asked"].get(kind, 0) for kind in KINDS},
+            **{f"right_{kind}": run["right"].get(kind, 0) for kind in KINDS},
+        }
+        for run in runs
+    ]
+    curves = [
+        {"run": run_name(run["name"], run["recipe"]["seed"]), "name": run["name"],
+         "seed": run["recipe"]["seed"], **row}
+        for run in runs
+        for row in run["recall"]
+    ]  # fmt: skip
+    _write_csv(data / "training" / "results.csv", list(results[0]), results)
+    _write_csv(data / "training" / "recall.csv", list(RECALL_COLUMNS), curves)
+
+
+def _first_loss(run: Facts, data: Path) -> str:
+    """The held-out loss before the first step."""
+    path = data / "training" / "losses" / f"{run_name(run['name'], run['recipe']['seed'])}.csv"
+    return _read_csv(path)[0]["held_out_loss"]
+
+
+def _write_csv(path: Path, columns: list[str], rows: list[Facts]) -> None:
+    with written_whole(path) as unfinished, unfinished.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def _samples(lm: LanguageModel) -> list[Facts]:
@@ -211,34 +305,3 @@ def _samples(lm: LanguageModel) -> list[Facts]:
         text = generate(lm, prompt, room, temperature=temperature, seed=seed).text
         samples.append({"prompt": prompt, "temperature": temperature, "seed": seed, "text": text})
     return samples
-
-
-def _samples_of(runs: list[Facts]) -> str:
-    lines = ["## Samples", "The prompt is bold; the models stop by themselves."]
-    for run in runs:
-        for sample in run["samples"]:
-            kind = f"temperature {sample['temperature']}" if sample["temperature"] else "greedy"
-            lines.append(f"> `{run['name']}`, {kind}: **{sample['prompt']}**{sample['text']}")
-    return "\n\n".join(lines)
-
-
-def _data() -> str:
-    story = tell_story(0)
-    questions = "\n".join(
-        f"- {question.kind}: ...{question.prompt[-40:]} **{question.answer}**"
-        for question in story.questions
-    )
-    return (
-        "## Data\n\nThe stories are told by a generator that draws from a seed and knows the truth "
-        "of what it tells, so recall is scored exactly. Each step shows stories that are new to "
-        "the model. Held-out stories come from other random numbers, and hold only combinations of "
-        "name, object and place that no training story holds. The first training story, and what "
-        "it asks:\n\n"
-        f"> {story.text}\n\n{questions}"
-    )
-
-
-def _digests(runs: list[Facts]) -> str:
-    files = {name: value for run in runs for name, value in run["sha256"].items()}
-    rows = [[f"`{name}`", f"`{value}`"] for name, value in sorted(files.items())]
-    return "## SHA-256 of the files\n\n" + _table(["file", "digest"], rows)
