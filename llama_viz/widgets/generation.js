@@ -1,17 +1,30 @@
 // The page of the generation explorer: what the kernel sends is kept in a Recording, and each View
 // draws one moment of it. Nothing is loaded from anywhere. Texts of tokens become text nodes only,
-// never markup. Colours stand in generation.css.
+// never markup. Colours stand in page/explorer.css.
+
+import { Surface } from "./page/canvas.js";
+import { CHART_HEIGHT, Chart, Panel, pathThrough } from "./page/chart.js";
+import { field, numberInput, numberOf } from "./page/controls.js";
+import { element, keepKeys, newId, shape } from "./page/elements.js";
+import { Display } from "./page/explorer.js";
+import {
+  brief,
+  bytes,
+  chance,
+  clamp,
+  duration,
+  fixed,
+  grouped,
+  median,
+  plural,
+  total,
+} from "./page/numbers.js";
+import { shorten, tokenParts, tokenText, withBreaks } from "./page/tokens.js";
 
 const BUFFERS_PER_STEP = 3; // attention, RMS, angles
 const PLAN_DELAY_MS = 250;
 const ASK_AGAIN_MS = 2000;
 const PLAY_STEP_MS = 150;
-const CHART_HEIGHT = 186;
-
-const SVG = "http://www.w3.org/2000/svg"; // a name, never asked for
-
-// What has the focus here and uses keys. Where text is typed, JupyterLab steps aside by itself.
-const OWN_KEYS = "button, select, [type=radio], [type=range], [tabindex]";
 
 const PACES = [
   ["", "full speed"],
@@ -21,91 +34,6 @@ const PACES = [
 ];
 
 const NORM_NAMES = { attention: "attention", feed_forward: "feed-forward", final: "final" };
-
-// ---------------------------------------------------------------- elements
-
-/** An HTML element; attributes named on… are listeners, and strings among children become text. */
-function element(tag, attributes = {}, ...children) {
-  return fill(document.createElement(tag), attributes, children);
-}
-
-/** The same for SVG. */
-function shape(tag, attributes = {}, ...children) {
-  return fill(document.createElementNS(SVG, tag), attributes, children);
-}
-
-function fill(node, attributes, children) {
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else if (value === true) node.setAttribute(name, "");
-    else if (value !== false && value != null) node.setAttribute(name, value);
-  }
-  node.append(...children);
-  if (node.matches(OWN_KEYS)) keepKeys(node, true);
-  return node;
-}
-
-/** While this element has the focus, JupyterLab's shortcuts (arrows, Enter, letters) are off. */
-function keepKeys(node, keeps) {
-  node.toggleAttribute("data-lm-suppress-shortcuts", keeps);
-}
-
-// Every explorer on a page loads this file for itself, so a number alone would come again.
-const MINE = Math.random().toString(36).slice(2, 8);
-let lastId = 0;
-const newId = (name) => `lv-${name}-${MINE}-${++lastId}`;
-
-// ---------------------------------------------------------------- numbers and words
-
-const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
-const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
-const grouped = (number) => number.toLocaleString("en");
-const fixed = (number, digits = 2) => number.toFixed(digits);
-const chance = (probability) => (probability < 0.0005 ? "<0.001" : fixed(probability, 3));
-
-/** Three digits that matter: 12.3, 0.0316, 3.2e-5. */
-function brief(number) {
-  if (number === 0) return "0";
-  const size = Math.abs(number);
-  if (size < 0.001 || size >= 1e5) return number.toExponential(1);
-  return String(Number(number.toPrecision(3)));
-}
-
-function bytes(count) {
-  if (count < 1000) return `${count} B`;
-  const units = ["kB", "MB", "GB", "TB"];
-  const power = Math.min(Math.floor(Math.log10(count) / 3), units.length);
-  return `${Number((count / 1000 ** power).toPrecision(3))} ${units[power - 1]}`;
-}
-
-function duration(seconds) {
-  return seconds < 60 ? `${Math.ceil(seconds)} s` : `${Math.ceil(seconds / 60)} min`;
-}
-
-/** A token for a line of text: its label, and the character that its bytes completed. */
-function tokenText(token) {
-  if (!token) return "";
-  return token.character ? `${token.label} ${token.character}` : token.label;
-}
-
-function shorten(text, length) {
-  const letters = Array.from(text);
-  return letters.length <= length ? text : `${letters.slice(0, length - 1).join("")}…`;
-}
-
-function median(values) {
-  const ordered = [...values].sort((a, b) => a - b);
-  const middle = ordered.length >> 1;
-  return ordered.length % 2 ? ordered[middle] : (ordered[middle - 1] + ordered[middle]) / 2;
-}
-
-/** Round numbers from 0 to at least `high`, about `count` of them. */
-function ticks(high, count = 4) {
-  const rough = (high || 1) / count;
-  const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((size) => size >= rough);
-  return Array.from({ length: Math.ceil((high || 1) / step - 1e-9) + 1 }, (_, i) => i * step);
-}
 
 // ---------------------------------------------------------------- what the kernel sent
 
@@ -235,101 +163,6 @@ function floats(view) {
   return new Float32Array(view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength));
 }
 
-// ---------------------------------------------------------------- charts
-
-/** A drawing in SVG, made anew for every moment: shapes are collected, then shown at once. */
-class Chart {
-  constructor(attributes = {}) {
-    this.svg = shape("svg", { class: "lv-chart", role: "img", ...attributes });
-    this.shapes = [];
-    this.resize(320, CHART_HEIGHT);
-  }
-
-  resize(width, height) {
-    this.width = width;
-    this.height = height;
-    this.svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
-    this.svg.setAttribute("height", height);
-  }
-
-  add(tag, attributes, ...children) {
-    const node = shape(tag, attributes, ...children);
-    this.shapes.push(node);
-    return node;
-  }
-
-  line(x1, y1, x2, y2, name) {
-    this.add("line", { x1, y1, x2, y2, class: name });
-  }
-
-  box(x, y, width, height, name) {
-    this.add("rect", { x, y, width: Math.max(width, 0), height: Math.max(height, 0), class: name });
-  }
-
-  path(points, name) {
-    this.add("path", { d: pathThrough(points), class: name });
-  }
-
-  text(x, y, content, name = "", anchor = "start", turned = false) {
-    const transform = turned ? `rotate(90 ${x} ${y})` : null;
-    this.add("text", { x, y, class: name, "text-anchor": anchor, transform }, content);
-  }
-
-  /** Lines and numbers of a vertical axis from 0; returns the height of a value on the page. */
-  scale(frame, high, write = brief) {
-    const marks = ticks(high);
-    const top = marks.at(-1);
-    const y = (value) => frame.bottom - (value / top) * (frame.bottom - frame.top);
-    for (const mark of marks) {
-      this.line(frame.left, y(mark), frame.right, y(mark), mark ? "lv-grid" : "lv-axis");
-      this.text(frame.left - 5, y(mark) + 3.5, write(mark), "lv-tick", "end");
-    }
-    return y;
-  }
-
-  show(description) {
-    this.svg.setAttribute("aria-label", description);
-    this.svg.replaceChildren(...this.shapes);
-    this.shapes = [];
-  }
-}
-
-function pathThrough(points) {
-  return points.map(([x, y], i) => `${i ? "L" : "M"}${fixed(x, 1)} ${fixed(y, 1)}`).join("");
-}
-
-/** A framed signal: a title with its unit, a chart, and one line that says what is to be seen. */
-class Panel {
-  constructor(name, title, unit) {
-    const id = newId(name);
-    this.caption = element("p", { class: "lv-caption" });
-    this.body = element("div", { class: "lv-body" });
-    this.tools = element("div", { class: "lv-tools" });
-    this.element = element(
-      "section",
-      { class: `lv-panel lv-${name}`, "aria-labelledby": id, "data-panel": name },
-      element(
-        "header",
-        {},
-        element("h4", { id }, title, " ", element("small", {}, unit)),
-        this.tools,
-      ),
-      this.body,
-      this.caption,
-    );
-  }
-
-  /** Room for the drawing. Read once for each layout: reading it in every frame would force one. */
-  measure() {
-    this.width = Math.max(this.body.clientWidth, 200);
-  }
-
-  /** Say in words what the chart shows; without a chart, why. */
-  say(text) {
-    if (this.caption.textContent !== text) this.caption.textContent = text;
-  }
-}
-
 // ---------------------------------------------------------------- the six signals
 
 /** Attention of the newest position: heads by keys, heads together that read one key/value head. */
@@ -343,8 +176,7 @@ class AttentionPanel extends Panel {
     this.view = view;
     this.cursor = null; // {head, key}
     this.locked = false;
-    this.canvas = element("canvas", {
-      class: "lv-map",
+    this.surface = new Surface({
       tabindex: "0",
       role: "application",
       onmousemove: (event) => this.point(event),
@@ -352,13 +184,13 @@ class AttentionPanel extends Panel {
       onclick: (event) => this.lock(event),
       onkeydown: (event) => this.move(event),
     });
+    this.canvas = this.surface.canvas;
     this.chart = new Chart({ class: "lv-chart lv-over", "aria-hidden": "true" });
     this.readout = element("p", { class: "lv-readout" });
     this.layers = element("fieldset", { class: "lv-pills" });
     this.tools.append(this.layers);
     this.body.append(this.canvas, this.chart.svg);
     this.element.insertBefore(this.readout, this.caption);
-    this.pixels = document.createElement("canvas");
   }
 
   /** One button for each layer that was recorded. */
@@ -393,7 +225,7 @@ class AttentionPanel extends Panel {
     const row = recording.attention[position];
     this.arrange(about, moment.columns);
     if (row) this.paint(row, about, position, layer);
-    else this.canvas.getContext("2d").clearRect(0, 0, this.canvas.width, this.canvas.height);
+    else this.surface.clear();
     this.annotate(row, about, position);
     this.say(about.layers.length ? groupsInWords(about) : "Attention was not recorded.");
   }
@@ -411,25 +243,17 @@ class AttentionPanel extends Panel {
     );
     this.bottom = this.top.at(-1) + rowHeight;
     const height = this.bottom + AttentionPanel.KEY_LABELS;
-    if (this.width !== this.drawnWidth || height !== this.drawnHeight) {
-      const ratio = window.devicePixelRatio || 1;
-      this.drawnWidth = width;
-      this.drawnHeight = height;
-      this.canvas.width = Math.round(width * ratio);
-      this.canvas.height = Math.round(height * ratio);
-      this.canvas.style.height = `${height}px`;
-      this.chart.resize(width, height);
-    }
+    this.surface.resize(width, height);
+    this.chart.resize(width, height);
   }
 
   paint(row, about, position, layer) {
-    const context = this.canvas.getContext("2d");
-    const ratio = this.canvas.width / this.drawnWidth;
-    const colours = this.view.mapColours;
+    const { surface } = this;
+    const { sequential, unseen } = this.view.colours;
     const nKeys = position + 1;
     // Where keys are narrower than a pixel, each pixel shows the largest weight of its keys.
-    const nCells = Math.min(nKeys, Math.max(1, Math.floor(nKeys * this.columnWidth * ratio)));
-    const image = new ImageData(nCells, about.n_heads);
+    const nCells = Math.min(nKeys, Math.max(1, Math.floor(nKeys * this.columnWidth * surface.ratio)));
+    const colours = new Uint32Array(nCells * about.n_heads);
     for (let head = 0; head < about.n_heads; head++) {
       const from = (layer * about.n_heads + head) * nKeys;
       for (let cell = 0; cell < nCells; cell++) {
@@ -438,22 +262,17 @@ class AttentionPanel extends Panel {
         for (let key = Math.floor((cell * nKeys) / nCells); key < end; key++) {
           weight = Math.max(weight, row[from + key]);
         }
-        image.data.set(colours[weight], 4 * (head * nCells + cell));
+        colours[head * nCells + cell] = sequential[weight];
       }
     }
-    this.pixels.width = nCells;
-    this.pixels.height = about.n_heads;
-    this.pixels.getContext("2d").putImageData(image, 0, 0);
-
-    context.setTransform(ratio, 0, 0, ratio, 0, 0);
-    context.clearRect(0, 0, this.drawnWidth, this.drawnHeight);
-    context.imageSmoothingEnabled = false;
+    const picture = surface.picture(colours, about.n_heads, nCells);
+    const context = surface.clear();
     const left = AttentionPanel.GUTTER;
     const painted = nKeys * this.columnWidth;
-    context.fillStyle = this.view.unseenColour;
+    context.fillStyle = unseen;
     this.top.forEach((top, head) => {
       context.fillRect(left, top, this.columns * this.columnWidth, this.rowHeight - 1);
-      context.drawImage(this.pixels, 0, head, nCells, 1, left, top, painted, this.rowHeight - 1);
+      context.drawImage(picture, 0, head, nCells, 1, left, top, painted, this.rowHeight - 1);
     });
     if (this.columnWidth >= 5) {
       for (let key = 1; key < this.columns; key++) {
@@ -555,8 +374,7 @@ class AttentionPanel extends Panel {
   }
 
   cellAt(event) {
-    const bounds = this.canvas.getBoundingClientRect();
-    const [x, y] = [event.clientX - bounds.left, event.clientY - bounds.top];
+    const [x, y] = this.surface.place(event);
     const key = Math.floor((x - AttentionPanel.GUTTER) / this.columnWidth);
     const head = this.top?.findIndex((top) => y >= top && y < top + this.rowHeight) ?? -1;
     return key >= 0 && key < this.columns && head >= 0 ? { head, key } : null;
@@ -565,13 +383,13 @@ class AttentionPanel extends Panel {
   point(event) {
     if (this.locked || !this.moment) return;
     this.cursor = this.cellAt(event);
-    this.view.schedule();
+    this.view.draw();
   }
 
   leave() {
     if (this.locked) return;
     this.cursor = null;
-    this.view.schedule();
+    this.view.draw();
   }
 
   lock(event) {
@@ -579,13 +397,13 @@ class AttentionPanel extends Panel {
     if (!cell) return;
     this.cursor = cell;
     this.locked = true;
-    this.view.schedule();
+    this.view.draw();
   }
 
   unlock() {
     this.locked = false;
     this.cursor = null;
-    this.view.schedule();
+    this.view.draw();
   }
 
   move(event) {
@@ -604,7 +422,7 @@ class AttentionPanel extends Panel {
       };
     } else return;
     event.preventDefault();
-    this.view.schedule();
+    this.view.draw();
   }
 }
 
@@ -767,7 +585,7 @@ class RotationPanel extends Panel {
     const pair = this.cell(event.clientX - bounds.left, event.clientY - bounds.top);
     if (pair < this.nPairs && pair !== this.pair) {
       this.pair = pair;
-      this.view.schedule();
+      this.view.draw();
     }
   }
 
@@ -776,7 +594,7 @@ class RotationPanel extends Panel {
     if (!step || !this.nPairs) return;
     event.preventDefault();
     this.pair = clamp(this.pair + step, 0, this.nPairs - 1);
-    this.view.schedule();
+    this.view.draw();
   }
 }
 
@@ -871,8 +689,6 @@ class CachePanel extends Panel {
     );
   }
 }
-
-const total = (values) => values.reduce((sum, value) => sum + value, 0);
 
 function formulaInWords(about, { cache_used, end }, used) {
   const nLayers = cache_used.length;
@@ -1145,16 +961,6 @@ class Controls {
   }
 }
 
-function field(words, input) {
-  return element("label", { class: "lv-field" }, element("span", {}, words), input);
-}
-
-function numberInput(name, attributes) {
-  return element("input", { type: "number", class: name, ...attributes });
-}
-
-const numberOf = (input) => (input.value === "" ? null : Number(input.value));
-
 /** A choice of the model switch, with a small drawing of which head reads which. */
 function modelCard(model, name) {
   const heads = model.kind
@@ -1261,25 +1067,22 @@ class Story {
     const token = recording.tokens[place];
     const { about, steps, stepOfToken } = recording;
     const isPrompt = place < about.n_prompt;
-    const span = element("span", {
-      class: isPrompt ? "lv-token lv-prompt-token" : "lv-token",
-      role: "option",
-      id: newId("token"),
-      "data-position": place,
-    });
-    const hasSpace = token.label.startsWith("▁");
-    const rest = hasSpace ? token.label.slice(1) : token.label;
-    if (hasSpace) span.append(element("span", { class: "lv-space" }, "▁"));
-    span.append(isByte(token) ? element("span", { class: "lv-byte" }, rest) : rest);
-    if (token.character) span.append(element("span", { class: "lv-character" }, token.character));
+    const span = element(
+      "span",
+      {
+        class: isPrompt ? "lv-token lv-prompt-token" : "lv-token",
+        role: "option",
+        id: newId("token"),
+        "data-position": place,
+      },
+      ...tokenParts(token),
+    );
     const probability = isPrompt ? null : steps[stepOfToken[place]].probability;
     if (probability !== null) span.style.setProperty("--p", probability.toFixed(3));
     const likely = probability === null ? "" : `, probability ${chance(probability)}`;
     span.title = `position ${place}, id ${token.id}${likely}`;
     this.spans.push(span);
-    // A line may break before a word, and does break after a newline.
-    this.element.append(element("wbr"), span);
-    if (token.label === "⏎" || token.character === "⏎") this.element.append(element("br"));
+    this.element.append(...withBreaks(span, token));
   }
 
   /** Move a mark from the token that had it to another. */
@@ -1326,8 +1129,6 @@ class Story {
     this.view.chooseToken(clamp(places[event.key], 0, last));
   }
 }
-
-const isByte = (token) => /^<0x[0-9A-F]{2}>$/.test(token.label);
 
 /** A token for the legend. */
 function sample(words, mark) {
@@ -1381,12 +1182,10 @@ function momentInWords(recording, step, position, isLastOfStep) {
 // ---------------------------------------------------------------- the view
 
 /** One display of the explorer: which moment is shown, and everything that shows it. */
-class View {
+class View extends Display {
   constructor(model, recording, root) {
-    this.model = model;
+    super(model, root, "Generation explorer");
     this.recording = recording;
-    this.root = root;
-    this.id = newId("view");
     this.step = 0;
     this.position = null; // a prompt token that was chosen, else the newest of the step
     this.layer = Infinity; // the last one, until another is chosen
@@ -1422,42 +1221,29 @@ class View {
       this.scrubber.element,
       element("div", { class: "lv-panels" }, ...signals),
     );
-    this.explorer = element(
-      "div",
-      { class: "lv-explorer", role: "group", "aria-label": "Generation explorer" },
-      this.controls.element,
-      this.empty,
-      this.results,
-    );
-    this.explorer.addEventListener("keydown", (event) => this.shortcut(event));
-    this.root.append(this.explorer);
+    this.element.append(this.controls.element, this.empty, this.results);
+    this.element.addEventListener("keydown", (event) => this.shortcut(event));
   }
 
   listen() {
     const { model, controls } = this;
-    model.on("change:choices", () => {
+    this.on("change:choices", () => {
       controls.offer(this.choices);
       this.refreshRunning();
     });
-    model.on("change:settings", () => controls.write(model.get("settings")));
-    model.on("change:status", () => controls.showStatus(model.get("status")));
-    model.on("change:running", () => this.refreshRunning());
-    model.on("msg:custom", (message) => {
+    this.on("change:settings", () => controls.write(model.get("settings")));
+    this.on("change:status", () => controls.showStatus(model.get("status")));
+    this.on("change:running", () => this.refreshRunning());
+    this.on("msg:custom", (message) => {
       if (message.type === "plan" && message.view === this.id) controls.showPlan(message);
     });
     this.onRecording = () => this.follow();
     this.recording.listeners.add(this.onRecording);
-    this.resizing = new ResizeObserver(() => {
-      for (const panel of this.panels) panel.measure();
-      this.schedule();
-    });
-    this.resizing.observe(this.explorer);
-    // JupyterLab tells its theme by attributes of the body.
-    this.theming = new MutationObserver(() => {
-      this.mapColours = null;
-      this.schedule();
-    });
-    this.theming.observe(document.body, { attributes: true });
+    this.observe();
+  }
+
+  measure() {
+    for (const panel of this.panels) panel.measure();
   }
 
   refresh() {
@@ -1472,16 +1258,14 @@ class View {
     if (running) this.following = true;
     this.pause();
     this.controls.showRunning(running);
-    this.schedule();
+    this.draw();
   }
 
   remove() {
     this.pause();
     this.recording.listeners.delete(this.onRecording);
-    this.resizing.disconnect();
-    this.theming.disconnect();
-    cancelAnimationFrame(this.frame);
     clearTimeout(this.controls.planning);
+    super.remove();
   }
 
   /** New steps are here: show the newest, unless the reader has gone back to an earlier one. */
@@ -1493,7 +1277,7 @@ class View {
       this.position = null;
     }
     if (this.following) this.step = Math.max(last, 0);
-    this.schedule();
+    this.draw();
   }
 
   scrub(step) {
@@ -1501,7 +1285,7 @@ class View {
     this.step = clamp(step, 0, last);
     this.position = null;
     this.following = this.step === last;
-    this.schedule();
+    this.draw();
   }
 
   /** A written token shows the step that wrote it, a prompt token its place in the prefill. */
@@ -1516,7 +1300,7 @@ class View {
 
   chooseLayer(index) {
     this.layer = index;
-    this.schedule();
+    this.draw();
   }
 
   /** The position whose key is pointed at in the attention panel. */
@@ -1532,13 +1316,13 @@ class View {
       this.scrub(this.step + 1);
       if (this.step >= this.recording.steps.length - 1) this.pause();
     }, PLAY_STEP_MS);
-    this.schedule();
+    this.draw();
   }
 
   pause() {
     clearInterval(this.playing);
     this.playing = null;
-    this.schedule();
+    this.draw();
   }
 
   shortcut(event) {
@@ -1550,29 +1334,19 @@ class View {
     }
   }
 
-  /** Draw once with the next frame, however much has changed until then. */
-  schedule() {
-    if (this.frame) return;
-    this.frame = requestAnimationFrame(() => {
-      this.frame = null;
-      this.draw();
-    });
-  }
-
-  draw() {
+  paint() {
     const { recording } = this;
     const isEmpty = !recording.steps.length;
     this.empty.hidden = !isEmpty;
     this.results.hidden = isEmpty;
-    if (isEmpty || !this.explorer.isConnected) return;
-    if (!this.attention.width) for (const panel of this.panels) panel.measure();
-    if (!this.mapColours) this.readColours();
+    if (isEmpty) return;
+    if (!this.attention.width) this.measure();
     const moment = this.moment();
     this.controls.showProgress(recording, this.model.get("running"));
     this.scrubber.draw(moment, Boolean(this.playing));
     for (const panel of this.panels) panel.draw(moment);
     this.story.draw(moment); // last, since it asks where its tokens have come to stand
-    this.explorer.dataset.run = recording.run;
+    this.element.dataset.run = recording.run;
   }
 
   /** What the panels draw: a step of the recording, a position, and how much is to come. */
@@ -1594,29 +1368,6 @@ class View {
       nSteps: isGrowing ? about.n_steps : recording.steps.length,
     };
   }
-
-  /** Read the colours that a canvas needs from the style sheet: once for each theme. */
-  readColours() {
-    const style = getComputedStyle(this.explorer);
-    this.mapColours = blend(style.getPropertyValue("--lv-map").split(","));
-    this.unseenColour = style.getPropertyValue("--lv-unseen").trim();
-  }
-}
-
-/** 256 colours, as RGBA, that pass through stops such as "#3a84bf 0.6". */
-function blend(stops) {
-  const points = stops.map((stop) => {
-    const [colour, place] = stop.trim().split(/\s+/);
-    return { at: Number(place), rgb: [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16)) };
-  });
-  return Array.from({ length: 256 }, (_, index) => {
-    const value = index / 255;
-    const next = points.findIndex((point, i) => i > 0 && value <= point.at);
-    const [low, high] = [points[next - 1], points[next]];
-    const share = (value - low.at) / (high.at - low.at);
-    const mixed = low.rgb.map((part, i) => Math.round(part + share * (high.rgb[i] - part)));
-    return [...mixed, 255];
-  });
 }
 
 export default () => {

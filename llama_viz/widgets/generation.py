@@ -24,6 +24,7 @@ from llama_viz.recorder import format_bytes, record_steps, recording_size
 from llama_viz.trace import SIGNALS
 from llama_viz.widgets.bundle import picture_bundle
 from llama_viz.widgets.messages import PANEL_VARIABLES, describe, pack_steps
+from llama_viz.widgets.modules import script, styles
 from llama_viz.widgets.still import alt_text, still
 
 if TYPE_CHECKING:
@@ -68,8 +69,8 @@ class GenerationExplorer(anywidget.AnyWidget):
     Raises ValueError for no models and no trace, and for devices that this machine does not have.
     """
 
-    _esm = Path(__file__).with_name("generation.js")
-    _css = Path(__file__).with_name("generation.css")
+    _esm = script("generation")
+    _css = styles("generation")
 
     # For the page, which never changes them: it sends messages, and sees here what came of them.
     choices = traitlets.Dict().tag(sync=True)

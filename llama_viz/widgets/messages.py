@@ -135,6 +135,16 @@ def pack_steps(trace: xr.Dataset, first: int) -> list[PackedStep]:
     return packed
 
 
+def tokens_of(trace: xr.Dataset) -> list[dict[str, Any]]:
+    """The tokens along position as a page shows them: id, label, and character (see there)."""
+    labels = [str(label) for label in trace["token"].values]
+    ids = trace["token_id"].values.tolist()
+    return [
+        {"id": token_id, "label": label, "character": character}
+        for token_id, label, character in zip(ids, labels, characters(labels), strict=True)
+    ]
+
+
 def characters(labels: Sequence[str]) -> list[str | None]:
     """For each token the character that it completes, where its label shows only a byte.
 

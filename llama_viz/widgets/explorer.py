@@ -1,0 +1,342 @@
+"""What all explorers are made of: JavaScript over recorded data, with a kernel that gives the data.
+
+An explorer's page asks once for its content, a header and some arrays, and does everything that
+needs no model by itself. So it answers at once, and works as well in a file without a kernel. What
+the reader picks is one synced dictionary, `state`: the same in the page and in Python.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import anywidget
+import numpy as np
+import traitlets
+
+from llama_viz.analysis import require
+from llama_viz.errors import unknown_name
+from llama_viz.files import written_whole
+from llama_viz.widgets.bundle import picture_bundle
+from llama_viz.widgets.export import html_page
+from llama_viz.widgets.modules import script, styles
+from llama_viz.widgets.packing import packed_message
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+    import xarray as xr
+    from matplotlib.figure import Figure
+
+    from llama_viz.language_model import LanguageModel
+    from llama_viz.widgets.packing import Packed
+
+logger = logging.getLogger("llama_viz")
+
+SUFFIXES = (".html", ".png", ".svg")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A field of the state that is one of some values; None too, where nothing may be picked."""
+
+    values: Collection[Any]
+    start: Any
+    optional: bool = False
+
+    def checked(self, name: str, value: Any) -> Any:
+        """The value as plain JSON; raises ValueError, with what was expected."""
+        value = _plain(value)
+        if value is None and self.optional:
+            return value
+        if self._holds(value):
+            return value
+        if isinstance(self.values, range) and len(self.values) > 0 and self.values.step == 1:
+            expected = f"a whole number from {self.values[0]} to {self.values[-1]}"
+            raise ValueError(f"{name} must be {expected}{self._or_none}, got {value!r}")
+        raise unknown_name(name, value, self.values, self._or_none)
+
+    def _holds(self, value: Any) -> bool:
+        """Whether this is one of the values; 1 is not True, and a position is no fraction."""
+        if isinstance(self.values, range):
+            return type(value) is int and value in self.values
+        kind = isinstance(value, bool)
+        return any(own == value and isinstance(own, bool) is kind for own in self.values)
+
+    @property
+    def _or_none(self) -> str:
+        return ", or None" if self.optional else ""
+
+
+@dataclass(frozen=True)
+class Between:
+    """A field of the state that is a number from low to high, both included."""
+
+    low: float
+    high: float
+    start: float
+
+    def checked(self, name: str, value: Any) -> Any:
+        """The value as a plain number; raises ValueError, with what was expected."""
+        value = _plain(value)
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not self.low <= value <= self.high:
+            raise ValueError(
+                f"{name} must be a number from {self.low} to {self.high}, got {value!r}"
+            )
+        return value
+
+
+@dataclass(frozen=True)
+class Text:
+    """A field of the state that is a text of the reader's."""
+
+    start: str = ""
+
+    def checked(self, name: str, value: Any) -> Any:
+        """The value as it is; raises ValueError where it is no text."""
+        if not isinstance(value, str):
+            raise ValueError(f"{name} must be a text, got {value!r}")
+        return value
+
+
+Field = Choice | Between | Text
+
+
+class Explorer(anywidget.AnyWidget):
+    """The base of all explorers; see the module.
+
+    A subclass gives its `page` (the name of its .js and .css), and the methods `fields`, `content`,
+    `picture` and `describe`; a method `answer_<name>` answers what the page asks for later.
+    """
+
+    page: ClassVar[str]
+    title: ClassVar[str]
+
+    state = traitlets.Dict().tag(sync=True)
+    # The page loads its content anew when this number changes.
+    revision = traitlets.Int(0).tag(sync=True)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        if "page" in cls.__dict__:
+            cls._esm, cls._css = script(cls.page), styles(cls.page)
+        super().__init_subclass__(**kwargs)
+
+    def __init__(self, **state: Any) -> None:
+        start = {name: field.start for name, field in self.fields().items()}
+        super().__init__(state=self._checked(start, state))
+        self.on_msg(self._receive)
+
+    # What a subclass gives
+
+    def fields(self) -> Mapping[str, Field]:
+        """The state's fields: what each can be, and where it begins."""
+        raise NotImplementedError
+
+    def content(self, *, whole: bool) -> tuple[dict[str, Any], dict[str, np.ndarray | Packed]]:
+        """What the page shows: a header that JSON can hold, and arrays by name.
+
+        whole is True for a page without a kernel, which can ask for nothing later.
+        """
+        raise NotImplementedError
+
+    def picture(self) -> Figure:
+        """The present state as a figure."""
+        raise NotImplementedError
+
+    def describe(self) -> str:
+        """The picture in words."""
+        raise NotImplementedError
+
+    # For the reader
+
+    def show(self, **state: Any) -> None:
+        """Pick what is shown, as in the page: explorer.show(layer=2, head=5).
+
+        Raises ValueError, with the choices, for a field or a value that is not there.
+        """
+        self.state = self._checked(self.state, state)
+
+    def refresh(self) -> None:
+        """Let every page ask for the content anew."""
+        self.revision += 1
+
+    def still(self) -> bytes:
+        """A PNG of the present state."""
+        return _drawn(self.picture(), "png")
+
+    def save(self, path: str | Path) -> None:
+        """Write the explorer to a file: .html is the explorer itself, .png and .svg a picture.
+
+        The HTML file holds everything: it opens without a kernel and without a network. Raises
+        ValueError for another suffix, OSError where the file cannot be written.
+        """
+        path = Path(path)
+        suffix = path.suffix.lower()
+        if suffix not in SUFFIXES:
+            raise unknown_name("suffix", path.suffix, SUFFIXES, f"; got the path {str(path)!r}")
+        if suffix == ".html":
+            header, arrays = self.content(whole=True)
+            text = html_page(self.page, self.title, self.state, header, arrays)
+            data = text.encode("utf-8")
+        else:
+            data = _drawn(self.picture(), suffix[1:])
+        with written_whole(path) as unfinished:
+            unfinished.write_bytes(data)
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The live widget, and for a page without a kernel a picture and its description."""
+        return picture_bundle(self.model_id, self.describe(), self.still()), {}
+
+    # The state
+
+    @traitlets.validate("state")
+    def _check_state(self, proposal: Any) -> dict[str, Any]:
+        """Whoever sets it, the page or Python: all fields, and each one possible."""
+        return self._checked(self.state, proposal["value"])
+
+    def _checked(self, state: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+        fields = self.fields()
+        checked = dict(state)
+        for name, value in changes.items():
+            if name not in fields:
+                raise unknown_name("field", name, fields)
+            checked[name] = fields[name].checked(name, value)
+        return checked
+
+    # Talking with the page
+
+    def answer_content(self) -> tuple[dict[str, Any], dict[str, np.ndarray | Packed]]:
+        """What the page asks for when it opens."""
+        return self.content(whole=False)
+
+    def _receive(self, widget: Any, content: dict[str, Any], buffers: Any) -> None:
+        """Answer a request of the page; what goes wrong is said there in one line."""
+        if content.get("type") != "ask":
+            return
+        reply: dict[str, Any] = {"type": "answer", "request": content.get("request")}
+        parts: list[bytes] = []
+        try:
+            header, arrays = self._answerer(content.get("name"))(**content.get("parameters", {}))
+            specs, parts = packed_message(arrays)
+            reply |= {"header": header, "arrays": specs}
+        except (ValueError, OSError) as error:
+            reply["error"] = _one_line(error)
+        except Exception as error:
+            # Nobody expected this one: the line is for the reader, the log for whoever mends it.
+            reply["error"] = _one_line(f"{type(error).__name__}: {error}")
+            logger.exception("%s could not answer its page", type(self).__name__)
+        self.send(reply, parts)
+
+    def _answerer(self, name: Any) -> Callable[..., Any]:
+        known = sorted(
+            one.removeprefix("answer_") for one in dir(self) if one.startswith("answer_")
+        )
+        if name not in known:
+            raise unknown_name("request", name, known)
+        return getattr(self, f"answer_{name}")
+
+
+class Link:
+    """Explorers that show the same fields of their states, until `unlink`."""
+
+    def __init__(self, explorers: Sequence[Explorer], fields: Sequence[str]) -> None:
+        self.explorers, self.fields = tuple(explorers), tuple(fields)
+        for explorer in self.explorers:
+            explorer.observe(self._follow, names="state")
+
+    def unlink(self) -> None:
+        """Let each explorer go its own way again."""
+        for explorer in self.explorers:
+            explorer.unobserve(self._follow, names="state")
+
+    def _follow(self, change: Any) -> None:
+        picked = {
+            name: change["new"][name]
+            for name in self.fields
+            if change["new"][name] != change["old"].get(name)
+        }
+        for explorer in self.explorers:
+            if explorer is not change["owner"]:
+                explorer.show(**_possible(explorer, picked))
+
+
+def link(*explorers_and_fields: Explorer | str) -> Link:
+    """Keep fields of several explorers together: link(one, other, "layer", "head").
+
+    Without names, every field that all of them have. What one shows and another cannot (a layer
+    that its model does not have) stays as it is there. All take over what the first one shows.
+
+    Raises ValueError for fewer than two explorers, and for a field that one of them lacks.
+    """
+    explorers = [one for one in explorers_and_fields if isinstance(one, Explorer)]
+    names = [one for one in explorers_and_fields if isinstance(one, str)]
+    if len(explorers) + len(names) < len(explorers_and_fields):
+        raise TypeError("link takes explorers and the names of fields")
+    if len(explorers) < 2:
+        raise ValueError("link needs at least two explorers")
+    common = [
+        name for name in explorers[0].fields() if all(name in one.fields() for one in explorers)
+    ]
+    for name in names:
+        if name not in common:
+            raise unknown_name("common field", name, common)
+    if not (names or common):
+        raise ValueError("these explorers have no field in common")
+    made = Link(explorers, names or common)
+    for explorer in explorers[1:]:
+        first = {name: explorers[0].state[name] for name in made.fields}
+        explorer.show(**_possible(explorer, first))
+    return made
+
+
+def trace_of(
+    source: xr.Dataset | LanguageModel, prompt: str | Sequence[int] | None, taps: Iterable[str]
+) -> xr.Dataset:
+    """A trace as it is, or that of one pass of a model over a prompt, with these variables.
+
+    Raises ValueError for a model without a prompt and a trace with one, TypeError for what is
+    neither a model nor a trace.
+    """
+    from llama_viz.language_model import LanguageModel
+    from llama_viz.recorder import record_forward
+
+    if isinstance(source, LanguageModel):
+        if prompt is None:
+            raise ValueError("a model needs a prompt: give a text or token ids as well")
+        return record_forward(source, prompt, taps)
+    if prompt is not None:
+        raise ValueError("a trace holds its own text; leave out the prompt")
+    require(source)
+    return source
+
+
+def _possible(explorer: Explorer, picked: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the picked values that an explorer can show."""
+    possible = {}
+    for name, value in picked.items():
+        try:
+            possible[name] = explorer.fields()[name].checked(name, value)
+        except ValueError:
+            continue
+    return possible
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy as Python's own, which JSON can hold."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _drawn(figure: Figure, form: str) -> bytes:
+    buffer = BytesIO()
+    # Nothing that differs from day to day: the same state gives the same bytes.
+    metadata = {"Software": None} if form == "png" else {"Date": None, "Creator": None}
+    figure.savefig(buffer, format=form, metadata=metadata)
+    return buffer.getvalue()
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())

@@ -1,0 +1,134 @@
+// Tokens as text that shows everything, and the text as a control.
+
+import { element, newId } from "./elements.js";
+import { clamp } from "./numbers.js";
+
+/** A token for a line of text: its label, and the character that its bytes completed. */
+export function tokenText(token) {
+  if (!token) return "";
+  return token.character ? `${token.label} ${token.character}` : token.label;
+}
+
+export function shorten(text, length) {
+  const letters = Array.from(text);
+  return letters.length <= length ? text : `${letters.slice(0, length - 1).join("")}…`;
+}
+
+const isByte = (token) => /^<0x[0-9A-F]{2}>$/.test(token.label);
+
+/** What stands inside the element of a token: its leading space quiet, its bytes small. */
+export function tokenParts(token) {
+  const hasSpace = token.label.startsWith("▁");
+  const rest = hasSpace ? token.label.slice(1) : token.label;
+  const parts = hasSpace ? [element("span", { class: "lv-space" }, "▁")] : [];
+  parts.push(isByte(token) ? element("span", { class: "lv-byte" }, rest) : rest);
+  if (token.character) parts.push(element("span", { class: "lv-character" }, token.character));
+  return parts;
+}
+
+/** Elements in the order of the text: a line may break before a word, and does after a newline. */
+export function withBreaks(span, token) {
+  const endsLine = token.label === "⏎" || token.character === "⏎";
+  return [element("wbr"), span, ...(endsLine ? [element("br")] : [])];
+}
+
+/** A text whose tokens can be pointed at and picked, with the mouse and with the arrow keys. */
+export class TokenText {
+  /** onpoint(position or null) follows the pointer, onpick(position) a click or Enter. */
+  constructor({ label, onpoint = () => {}, onpick = () => {} }) {
+    this.spans = [];
+    this.shades = [];
+    this.active = 0;
+    this.onpoint = onpoint;
+    this.onpick = onpick;
+    this.element = element("div", {
+      class: "lv-story",
+      role: "listbox",
+      "aria-label": label,
+      onmouseover: (event) => this.pointed(event),
+      onmouseleave: () => onpoint(null),
+      onclick: (event) => this.clicked(event),
+      onfocusin: (event) => this.pointed(event),
+      onkeydown: (event) => this.move(event),
+    });
+  }
+
+  /** Show these tokens: {label, id, character}, a span each. */
+  fill(tokens) {
+    this.spans = tokens.map((token, position) => {
+      const span = element(
+        "span",
+        {
+          class: "lv-token",
+          role: "option",
+          id: newId("token"),
+          tabindex: position === 0 ? "0" : "-1",
+          "aria-selected": "false",
+          "data-position": position,
+          title: `position ${position}, id ${token.id}`,
+        },
+        ...tokenParts(token),
+      );
+      return span;
+    });
+    this.shades = new Array(tokens.length).fill(0);
+    this.active = 0;
+    this.element.replaceChildren(
+      ...this.spans.flatMap((span, position) => withBreaks(span, tokens[position])),
+    );
+  }
+
+  /** The background of each token, 0 to 1; null clears all. */
+  shade(values) {
+    this.spans.forEach((span, position) => {
+      const shade = values ? Math.round(values[position] * 255) / 255 : 0;
+      if (shade === this.shades[position]) return;
+      this.shades[position] = shade;
+      span.style.setProperty("--p", shade);
+    });
+  }
+
+  /** Give these positions, and no others, a class of their own. */
+  mark(name, positions) {
+    for (const span of this.element.querySelectorAll(`.${name}`)) span.classList.remove(name);
+    for (const position of positions) this.spans[position]?.classList.add(name);
+  }
+
+  /** The token that is picked, and that Tab comes back to. */
+  choose(position) {
+    if (!this.spans[position]) return;
+    this.spans[this.active].tabIndex = -1;
+    this.spans[this.active].setAttribute("aria-selected", "false");
+    this.active = position;
+    this.spans[position].tabIndex = 0;
+    this.spans[position].setAttribute("aria-selected", "true");
+  }
+
+  position(event) {
+    const span = event.target.closest("[data-position]");
+    return span ? Number(span.dataset.position) : null;
+  }
+
+  pointed(event) {
+    this.onpoint(this.position(event));
+  }
+
+  clicked(event) {
+    const position = this.position(event);
+    if (position === null) return;
+    this.choose(position);
+    this.onpick(position);
+  }
+
+  move(event) {
+    const last = this.spans.length - 1;
+    const at = this.position(event) ?? this.active;
+    const places = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: last };
+    if (event.key === "Enter" || event.key === " ") this.onpick(at);
+    else if (event.key in places && last >= 0) {
+      this.choose(clamp(places[event.key], 0, last));
+      this.spans[this.active].focus();
+    } else return;
+    event.preventDefault();
+  }
+}
