@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from llama_viz.files import written_whole
 from llama_viz.checkpoints.native import save_native
+from llama_viz.files import written_whole
 from llama_viz.model import Attention, Llama
 from llama_viz.training.batches import batch
 from llama_viz.training.evaluation import HeldOut
@@ -125,7 +125,8 @@ class Trainer:
             "step": self.step,
             "tokens": self.step * self.recipe.tokens_per_step,
             "seconds": self.seconds,
-            "learning_rate": self.recipe.learning_rate * self.recipe.schedule(max(self.step - 1, 0)),
+            "learning_rate": self.recipe.learning_rate
+            * self.recipe.schedule(max(self.step - 1, 0)),
         }
         if self._losses:
             row["train_loss"] = sum(self._losses) / len(self._losses)

@@ -108,10 +108,19 @@ _SMALL = Recipe(
 _TWO_MATRICES = replace(_SMALL, hidden_dim=384)
 _DEEP = Recipe(n_kv_heads=4, n_layers=12, n_heads=4, dim=64, hidden_dim=176, steps=1000)
 
-# 5% of the steps, with stories that the MHA model has not seen.
-_UPTRAINED = replace(
-    _MHA, pooled_from="mha", steps=_MHA.steps // 20, warmup_steps=30, first_batch=_MHA.steps,
-)  # fmt: skip
+
+def _uptrained(n_kv_heads: int, pooling: str) -> Recipe:
+    """5% of the steps, with stories that the MHA model has not seen."""
+    return replace(
+        _MHA,
+        n_kv_heads=n_kv_heads,
+        pooled_from="mha",
+        pooling=pooling,
+        steps=_MHA.steps // 20,
+        warmup_steps=30,
+        first_batch=_MHA.steps,
+    )
+
 
 # Every run, by what is compared. Within a group all else is equal.
 GROUPS: dict[str, dict[str, Recipe]] = {
@@ -132,7 +141,7 @@ GROUPS: dict[str, dict[str, Recipe]] = {
         for kind in ("none", "layernorm", "rmsnorm")
     },
     "uptraining": {
-        f"{kind}-{pooling}": replace(_UPTRAINED, n_kv_heads=n_kv_heads, pooling=pooling)
+        f"{kind}-{pooling}": _uptrained(n_kv_heads, pooling)
         for kind, n_kv_heads in (("gqa", 2), ("mqa", 1))
         for pooling in ("mean", "first", "random")
     },

@@ -1,7 +1,7 @@
-"""What finished runs leave behind: checkpoints, losses, facts, tables, and the data card.
+"""What finished runs leave behind: checkpoints, losses, facts, and the tables of all runs.
 
 A run is a recipe's name with a seed: mha-seed0. Its facts and losses are its own files; the tables
-results.csv and recall.csv hold every run, and the card is written from the tables.
+results.csv and recall.csv hold every run. The data card is written from them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import platform
 import shutil
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from llama_viz import analysis
@@ -25,19 +26,18 @@ from llama_viz.recorder import record_forward
 from llama_viz.training.consistency import Consistency, check
 from llama_viz.training.evaluation import HeldOut, recall_curves
 from llama_viz.training.loop import Trainer, write_table
-from llama_viz.training.recipes import EMBEDDED, GROUPS, GROWING, RECIPES, group_of
+from llama_viz.training.recipes import EMBEDDED, GROWING, RECIPES, group_of
 from llama_viz.training.stories import KINDS, tell_story
 from llama_viz.training.tokenizer import save_tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from llama_viz.model import Llama
     from llama_viz.tokenizer import Tokenizer
 
 Facts = dict[str, Any]
 
-N_SNAPSHOTS = 10
+N_SNAPSHOTS = 10  # kept of a run
 RECALL_COLUMNS = ("run", "name", "seed", "by", "value", "kind", "asked", "right")
 
 
@@ -104,7 +104,9 @@ def store(
         notes = {"name": name, "recipe": json.dumps(recipe.to_dict()), "license": "Apache-2.0"}
         save_native(trainer.model, checkpoint, dtype=torch.float16, metadata=notes)
         files.append(checkpoint)
-        lm = LanguageModel(load_native(checkpoint, dtype=torch.float32).model, trainer.tokenizer, name)
+        lm = LanguageModel(
+            load_native(checkpoint, dtype=torch.float32).model, trainer.tokenizer, name
+        )
         facts["samples"] = _samples(lm)
         facts["consistent"] = _consistency(lm, n_samples)
         facts["induction"] = induction_head(lm)
@@ -134,20 +136,21 @@ def induction_head(lm: LanguageModel) -> Facts:
     Its layer, its number, and the mean weight that it gives there.
     """
     texts = [tell_story(number, held_out=True, plot="dance").text for number in range(10)]
-    scores = [
-        analysis.head_kinds(record_forward(lm, text, taps=["attention_weights"])).sel(
-            kind="induction"
-        )
+    scores: list[np.ndarray] = [
+        analysis.head_kinds(record_forward(lm, text, taps=["attention_weights"]))
+        .sel(kind="induction")
+        .values
         for text in texts
     ]
-    mean = sum(scores) / len(scores)
-    layer, head = divmod(int(mean.values.argmax()), mean.sizes["head"])
-    return {"layer": layer, "head": head, "score": float(mean.values[layer, head])}
+    mean = np.mean(scores, axis=0)
+    layer, head = (int(index) for index in np.unravel_index(mean.argmax(), mean.shape))
+    return {"layer": layer, "head": head, "score": float(mean[layer, head])}
 
 
 def _consistency(lm: LanguageModel, n_stories: int) -> dict[str, int]:
     """How many whole stories that the model drew at temperature 0.8 keep to themselves."""
-    assert lm.tokenizer is not None and lm.tokenizer.bos_id is not None
+    assert lm.tokenizer is not None
+    assert lm.tokenizer.bos_id is not None
     checked = []
     for seed in range(n_stories):
         ids = [lm.tokenizer.bos_id]
@@ -166,7 +169,7 @@ def _consistency(lm: LanguageModel, n_stories: int) -> dict[str, int]:
 
 
 def _keep_snapshots(folder: Path, name: str, trainer: Trainer, data: Path) -> dict[int, Path]:
-    """Copy those between which the loss falls about equally far; the first and the last are kept."""
+    """Copy those between which the loss falls about equally far, the first and the last too."""
     there = {int(path.stem): path for path in sorted(folder.glob("*.safetensors"))}
     target = data / "snapshots"
     shutil.rmtree(target, ignore_errors=True)
@@ -237,9 +240,7 @@ def _describe_snapshot(path: Path, step: int, tokenizer: Tokenizer, data: Path) 
 
 def read_runs(data: Path) -> list[Facts]:
     """The facts of every stored run, in the order of the recipes and their seeds."""
-    runs = [
-        json.loads(path.read_text()) for path in (data / "training" / "runs").glob("*.json")
-    ]
+    runs = [json.loads(path.read_text()) for path in (data / "training" / "runs").glob("*.json")]
     order = list(RECIPES)
     known = [run for run in runs if run["name"] in RECIPES]
     return sorted(known, key=lambda run: (order.index(run["name"]), run["recipe"]["seed"]))
@@ -282,7 +283,7 @@ def write_tables(data: Path) -> None:
 def _first_loss(run: Facts, data: Path) -> str:
     """The held-out loss before the first step."""
     path = data / "training" / "losses" / f"{run_name(run['name'], run['recipe']['seed'])}.csv"
-    return _read_csv(path)[0]["held_out_loss"]
+    return read_csv(path)[0]["held_out_loss"]
 
 
 def _write_csv(path: Path, columns: list[str], rows: list[Facts]) -> None:
@@ -292,7 +293,8 @@ def _write_csv(path: Path, columns: list[str], rows: list[Facts]) -> None:
         writer.writerows(rows)
 
 
-def _read_csv(path: Path) -> list[dict[str, str]]:
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The lines of a table, by the names of its columns."""
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
 

@@ -25,6 +25,7 @@ from llama_viz.model import Llama, initialize
 if TYPE_CHECKING:
     from llama_viz.training.recipes import Recipe
 
+FEED_FORWARDS = (*ACTIVATIONS, *GATES)
 NORMS = ("rmsnorm", "layernorm", "none")
 POOLINGS = ("mean", "first", "random")
 
@@ -38,8 +39,8 @@ def build(recipe: Recipe) -> Llama:
     model = Llama(config)
     if recipe.normalization not in NORMS:
         raise unknown_name("normalization", recipe.normalization, NORMS)
-    if recipe.feed_forward not in {**ACTIVATIONS, **GATES}:
-        raise unknown_name("feed_forward", recipe.feed_forward, {**ACTIVATIONS, **GATES})
+    if recipe.feed_forward not in FEED_FORWARDS:
+        raise unknown_name("feed_forward", recipe.feed_forward, FEED_FORWARDS)
     for block in model.blocks:
         if recipe.feed_forward in ACTIVATIONS:
             block.feed_forward = TwoMatrixFeedForward(

@@ -1,0 +1,338 @@
+"""The data card: what the embedded models are, how they were made, and how good they are.
+
+Every table is computed from results.csv, recall.csv and the losses, every other line from the facts
+of the runs: the card is written by a command and never by hand.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from statistics import mean
+from typing import TYPE_CHECKING, Any
+
+from llama_viz.files import written_whole
+from llama_viz.training.evaluation import DISTANCE_STEP, FACT_KINDS
+from llama_viz.training.recipes import EMBEDDED, GROUPS, RECIPES
+from llama_viz.training.store import Facts, read_csv, read_runs, run_name, write_tables
+from llama_viz.training.stories import KINDS, tell_story
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+Line = dict[str, str]  # of results.csv or recall.csv
+
+
+def write_card(data: Path) -> Path:
+    """Write results.csv, recall.csv and the card, data/README.md, from the stored runs.
+
+    Raises ValueError where no run is stored.
+    """
+    runs = read_runs(data)
+    if not runs:
+        raise ValueError(f"no run is stored in {data / 'training'}: train a model first")
+    write_tables(data)
+    results = read_csv(data / "training" / "results.csv")
+    recall = read_csv(data / "training" / "recall.csv")
+    kept = [run for run in runs if run["name"] in EMBEDDED and run["recipe"]["seed"] == 0]
+    sections = [
+        _BEGINS,
+        _recipes(runs),
+        _groups(results),
+        _recall(results),
+        _curve(recall, "facts", "facts to hold"),
+        _curve(recall, "distance", f"tokens back (in steps of {DISTANCE_STEP})"),
+        _courses(runs, data),
+        _shown_by(kept),
+        _snapshots(runs),
+        _samples(kept),
+        _DATA.format(**_first_story()),
+        _digests(kept),
+        _ENDS,
+    ]
+    text = "\n\n".join(section.strip("\n") for section in sections if section)
+    with written_whole(data / "README.md") as unfinished:
+        unfinished.write_text(text + "\n")
+    return data / "README.md"
+
+
+_BEGINS = """
+# The embedded models
+
+Written by `python -m llama_viz.training card` from the facts, losses and tables in `training/`.
+
+Small LLaMA models that write children's stories. `mha`, `gqa` and `mqa` have equally many query
+heads, but a key/value head serves one, several or all of them. They share tokenizer, stories,
+order of the stories, steps and seed; all other sizes are equal too, so the ones with fewer
+key/value heads have fewer parameters. The weights are stored as safetensors in half precision.
+"""
+
+_DATA = """
+## Data
+
+The stories are told by a generator that draws from a seed and knows the truth of what it tells, so
+recall is scored exactly. Each step shows stories that are new to the model. Held-out stories come
+from other random numbers, and hold only combinations of name, object and place that no training
+story holds. The floor is the information in the choices that make a story, in nats per token: about
+the lowest loss that any model can reach. The first training story, and what it asks:
+
+> {text}
+
+{questions}
+"""
+
+_ENDS = """
+## Limits
+
+The models know only the generator's words, sentences and plots: they continue such stories, answer
+nothing else, and hold no knowledge of the world. Where a row above has one run, differences to it
+may be chance; where it has several, the range between them is shown. Prompts in other words, beyond
+the context, or in which more happens than in a training story, lead to confused text. They are made
+for looking into.
+
+## Licence
+
+The stories are written by this project's generator (`llama_viz/training/stories.py`) and by nobody
+else. Stories, tokenizer, weights and tables are under the Apache License 2.0, as is the project.
+"""
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; all columns but the first hold numbers."""
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def over_seeds(values: Sequence[float], write: Callable[[float], str]) -> str:
+    """The mean, and the range between the seeds where there are several."""
+    if not values:
+        return ""
+    if len(values) == 1:
+        return write(values[0])
+    return f"{write(mean(values))} ({write(min(values))} to {write(max(values))})"
+
+
+def _by_name(lines: Sequence[Line]) -> dict[str, list[Line]]:
+    """Lines of each recipe, in the order of the recipes."""
+    found: defaultdict[str, list[Line]] = defaultdict(list)
+    for line in lines:
+        found[line["name"]].append(line)
+    return {name: found[name] for name in RECIPES if name in found}
+
+
+def _recipes(runs: Sequence[Facts]) -> str:
+    first = runs[0]["recipe"]
+    commands = "\n".join(f"    {run['command']}" for run in runs)
+    lines = [[f"`{name}`", _value(value)] for name, value in first.items()]
+    others = {run["name"]: run["recipe"] for run in runs}
+    rows = []
+    for name, recipe in others.items():
+        different = [
+            f"`{field}` {_value(value)}"
+            for field, value in recipe.items()
+            if value != first[field] and field != "seed"
+        ]
+        if different:
+            rows.append(f"- {name}: {', '.join(different)}")
+    return (
+        "## Recipes and commands\n\n"
+        "Muon for the matrices of the blocks, AdamW for the rest; learning rates rise linearly, "
+        "then fall along half a cosine. Each step shows `rows` rows of `row_length` tokens, and "
+        "each row begins where a story begins.\n\n"
+        f"{commands}\n\n" + table(["", runs[0]["name"]], lines)
+        + ("\n\nThe others differ in:\n\n" + "\n".join(rows) if rows else "")
+    )  # fmt: skip
+
+
+def _value(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else f"{value}"
+
+
+_TITLES = {
+    "attention": "MHA, GQA and MQA, all else equal",
+    "matched": "The same with as many parameters: the feed-forward is wider",
+    "feed-forward": "Eight feed-forwards with equally many weights",
+    "normalization": "With and without norms, in a deep model",
+    "uptraining": "MHA pooled into GQA and MQA, and trained for 5% of the steps",
+}
+
+
+def _groups(results: Sequence[Line]) -> str:
+    """Sizes and losses, a table for each comparison."""
+    sections = ["## Results"]
+    for group in GROUPS:
+        lines = [line for line in results if line["group"] == group]
+        if group == "matched" and lines:  # beside what they are matched with
+            lines = [line for line in results if line["name"] == "mha"] + lines
+        rows = [_sizes_and_losses(name, runs) for name, runs in _by_name(lines).items()]
+        if rows:
+            header = ["", "parameters", "cache, bytes per position", "seeds", "tokens", "minutes",
+                      "held-out loss before", "held-out loss", "above the floor"]  # fmt: skip
+            sections.append(f"### {_TITLES[group]}\n\n{table(header, rows)}")
+    sections.append(
+        "Losses are in nats per token, on held-out stories, with the weights as they are stored; "
+        "beside a mean over seeds stands the range. The minutes are those of the training steps "
+        "alone, on one core, while other programs ran beside: they are no benchmark."
+    )
+    return "\n\n".join(sections)
+
+
+def _sizes_and_losses(name: str, runs: Sequence[Line]) -> list[str]:
+    losses = [float(run["held_out_loss"]) for run in runs]
+    above = [float(run["held_out_loss"]) / float(run["floor"]) - 1 for run in runs]
+    return [
+        f"`{name}`",
+        f"{int(runs[0]['parameters']):,}",
+        f"{int(runs[0]['kv_cache_bytes_per_position']):,}",
+        str(len(runs)),
+        f"{int(runs[0]['tokens']):,}",
+        over_seeds([float(run["minutes"]) for run in runs], lambda value: f"{value:.1f}"),
+        over_seeds([float(run["first_held_out_loss"]) for run in runs], lambda x: f"{x:.3f}"),
+        over_seeds(losses, lambda value: f"{value:.4f}"),
+        over_seeds(above, lambda value: f"{value:.1%}"),
+    ]
+
+
+def _recall(results: Sequence[Line]) -> str:
+    """What each kind of question asks for, answered by the models of full size."""
+    names = [*GROUPS["attention"], *GROUPS["matched"], *GROUPS["uptraining"]]
+    found = _by_name([line for line in results if line["name"] in names])
+    rows = []
+    for kind in KINDS:
+        shares = {
+            name: [
+                int(run[f"right_{kind}"]) / int(run[f"asked_{kind}"])
+                for run in runs
+                if int(run[f"asked_{kind}"])
+            ]
+            for name, runs in found.items()
+        }
+        rows.append([kind, *(over_seeds(shares[name], lambda x: f"{x:.1%}") for name in found)])
+    return (
+        "### Recall by kind of question\n\n" + table(["", *found], rows) + "\n\n"
+        "An answer is right when every one of its tokens is the model's first choice."
+    )
+
+
+def _curve(recall: Sequence[Line], by: str, words: str) -> str:
+    """Recall of place, colour and owner over the number of facts, or over the distance."""
+    names = [*GROUPS["attention"], *GROUPS["matched"]]
+    lines = [line for line in recall if line["by"] == by and line["name"] in names]
+    found = _by_name(lines)
+    kinds = [kind for kind in FACT_KINDS if any(line["kind"] == kind for line in lines)]
+    sections = []
+    for kind in kinds:
+        values = sorted({int(line["value"]) for line in lines if line["kind"] == kind})
+        rows = []
+        for value in values:
+            cells = []
+            for name in found:
+                here = [line for line in found[name]
+                        if line["kind"] == kind and int(line["value"]) == value]  # fmt: skip
+                shares = [int(line["right"]) / int(line["asked"]) for line in here]
+                cells.append(over_seeds(shares, lambda x: f"{x:.0%}"))
+            asked = sum(int(line["asked"]) for line in found[next(iter(found))]
+                        if line["kind"] == kind and int(line["value"]) == value)  # fmt: skip
+            rows.append([str(value), *cells, f"{asked:,}"])
+        header = [words, *found, f"asked of {next(iter(found))}"]
+        sections.append(f"#### {kind}\n\n{table(header, rows)}")
+    return f"### Recall over the number of {words}\n\n" + "\n\n".join(sections)
+
+
+def _courses(runs: Sequence[Facts], data: Path) -> str:
+    """Ten moments of the runs of the first group's first seed, from their tables of losses."""
+    chosen = [run for run in runs if run["group"] == "attention" and run["recipe"]["seed"] == 0]
+    if not chosen:
+        return ""
+    courses = {}
+    for run in chosen:
+        path = data / "training" / "losses" / f"{run_name(run['name'], 0)}.csv"
+        courses[run["name"]] = [row for row in read_csv(path) if row["held_out_loss"]]
+    steps = [row["step"] for row in courses[chosen[0]["name"]]]
+    steps = sorted({steps[round(i * (len(steps) - 1) / 9)] for i in range(10)}, key=float)
+    rows = []
+    for step in steps:
+        cells = [f"{float(step):,.0f}"]
+        for course in courses.values():
+            found = [row for row in course if row["step"] == step]
+            cells.append(_loss_and_recall(found[0]) if found else "")
+        rows.append(cells)
+    return (
+        "## How the runs went\n\nHeld-out loss, and recall of place, during training of seed 0 "
+        "(fewer stories than above); the whole course of every run is in `training/losses/`.\n\n"
+        + table(["step", *courses], rows)
+    )
+
+
+def _loss_and_recall(row: Line) -> str:
+    recall = f", {float(row['recall_place']):.0%}" if row["recall_place"] else ""
+    return f"{float(row['held_out_loss']):.3f}{recall}"
+
+
+def _shown_by(kept: Sequence[Facts]) -> str:
+    """Stories that keep to themselves, and the heads that look up repeated pairs."""
+    rows = [
+        [
+            f"`{run['name']}`",
+            *(f"{run['consistent'][what] / run['consistent']['stories']:.1%}"
+              for what in ("names", "pronouns", "colours", "all")),
+            f"{run['consistent']['stories']:,}",
+            f"layer {run['induction']['layer']}, head {run['induction']['head']}: "
+            f"{run['induction']['score']:.2f}",
+        ]
+        for run in kept
+    ]  # fmt: skip
+    if not rows:
+        return ""
+    return (
+        "## Stories that the models draw\n\nAt temperature 0.8, from nothing but the start token; "
+        "checked by `llama_viz/training/consistency.py`. Beside it the head that looks most at "
+        "what followed the last time that its token was there, with the mean weight that it "
+        "gives.\n\n"
+        + table(["", "names kept", "pronouns agree", "colours kept", "all three", "stories",
+                 "induction head"], rows)
+    )  # fmt: skip
+
+
+def _snapshots(runs: Sequence[Facts]) -> str:
+    found = [run for run in runs if run.get("snapshots")]
+    if not found:
+        return ""
+    rows = [
+        [
+            f"{snapshot['step']:,}",
+            f"{snapshot['held_out_loss']:.3f}",
+            f"{snapshot['recall'].get('place', 0):.0%}",
+            f"layer {snapshot['induction']['layer']}, head {snapshot['induction']['head']}: "
+            f"{snapshot['induction']['score']:.2f}",
+        ]
+        for snapshot in found[0]["snapshots"]
+    ]
+    return (
+        f"## Snapshots of `{found[0]['name']}`\n\nIn `snapshots/`, chosen where the loss falls.\n\n"
+        + table(["step", "held-out loss", "recall of place", "strongest induction head"], rows)
+    )
+
+
+def _samples(kept: Sequence[Facts]) -> str:
+    lines = ["## Samples", "The prompt is bold; the models stop by themselves."]
+    for run in kept:
+        for sample in run["samples"]:
+            kind = f"temperature {sample['temperature']}" if sample["temperature"] else "greedy"
+            lines.append(f"> `{run['name']}`, {kind}: **{sample['prompt']}**{sample['text']}")
+    return "\n\n".join(lines) if kept else ""
+
+
+def _first_story() -> dict[str, str]:
+    story = tell_story(0)
+    questions = "\n".join(
+        f"- {question.kind}: ...{question.prompt[-40:]}**{question.answer}**"
+        for question in story.questions
+    )
+    return {"text": story.text, "questions": questions}
+
+
+def _digests(kept: Sequence[Facts]) -> str:
+    files = {name: value for run in kept for name, value in run["sha256"].items()}
+    rows = [[f"`{name}`", f"`{value}`"] for name, value in sorted(files.items())]
+    return "## SHA-256 of the files\n\n" + table(["file", "digest"], rows) if rows else ""
