@@ -50,17 +50,11 @@ def counted_memory_per_arithmetic(
         costs = forward(config, n_new, n_held, batch_size=b, use_cache=incremental, fused=False)
         return total(row for row in costs if row.operation in ATTENTION)
 
-    if incremental:
-        # A step's cost is a straight line over what is held: n steps are n times their mean.
-        first, last = attention(1, 0), attention(1, n - 1)
-        moved, multiply_adds = (
-            n * (getattr(first, name) + getattr(last, name)) / 2
-            for name in ("bytes", "multiply_adds")
-        )
-    else:
-        cost = attention(n, 0)
-        moved, multiply_adds = cost.bytes, cost.multiply_adds
-    return moved / itemsize("float32") / multiply_adds
+    # A step's cost is a straight line over what is held: first and last step stand for all.
+    passes = [(1, 0), (1, n - 1)] if incremental else [(n, 0)]
+    costs = [attention(*sizes) for sizes in passes]
+    numbers = sum(cost.bytes for cost in costs) / itemsize("float32")
+    return numbers / sum(cost.multiply_adds for cost in costs)
 
 
 class Published(NamedTuple):
