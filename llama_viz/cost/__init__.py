@@ -1,0 +1,54 @@
+"""What a LLaMA costs: arithmetic, bytes and arithmetic intensity, as formulas and counted.
+
+`forward` is one pass by formula and `count` the same pass of a real model, counted while it runs;
+`generation` is all steps of a text. `memory` and its companions say what fits where, `DEVICES` and
+`measure_device` how fast it can go there, `memory_per_arithmetic` what Shazeer (2019) derived.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from llama_viz.cost.devices import DEVICES, Device, measure_device
+from llama_viz.cost.memory import (
+    GB,
+    GIB,
+    Grouping,
+    Memory,
+    fits,
+    grouping_saves,
+    largest_batch,
+    largest_context,
+    memory,
+    ungrouped,
+)
+from llama_viz.cost.operations import (
+    PARTS,
+    Cost,
+    Costs,
+    forward,
+    generation,
+    parameters,
+    step_coefficients,
+)
+from llama_viz.cost.ratios import (
+    PUBLISHED,
+    Published,
+    counted_memory_per_arithmetic,
+    memory_per_arithmetic,
+)
+
+__all__ = [
+    "DEVICES", "GB", "GIB", "PARTS", "PUBLISHED", "Cost", "Costs", "Device", "Grouping", "Memory",
+    "Published", "count", "counted_memory_per_arithmetic", "fits", "forward", "generation",
+    "grouping_saves", "largest_batch", "largest_context", "measure_device", "memory",
+    "memory_per_arithmetic", "parameters", "step_coefficients", "ungrouped",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Counting needs torch, the formulas do not: it is loaded at first use."""
+    if name != "count":
+        raise AttributeError(f"module 'llama_viz.cost' has no attribute {name!r}")
+    return import_module("llama_viz.cost.counting").count
