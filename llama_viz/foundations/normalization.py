@@ -1,0 +1,119 @@
+"""LayerNorm and BatchNorm: the same formula over another axis. RMSNorm is in model.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+def standardize(x: Tensor, mean: Tensor, variance: Tensor, eps: float) -> Tensor:
+    """(x - mean) / sqrt(variance + eps): centred on 0, with a deviation of about 1.
+
+    eps keeps a row of equal numbers, whose variance is 0, from being divided by 0. Raises
+    ValueError where it is below 0.
+    """
+    if not eps >= 0:
+        raise ValueError(f"eps must be at least 0, got {eps!r}")
+    return (x - mean) / torch.sqrt(variance + eps)
+
+
+def layer_norm(x: Tensor, eps: float = 1e-5) -> Tensor:
+    """Standardize each item over its features, the last axis (Ba et al. 2016)."""
+    mean = x.mean(dim=-1, keepdim=True)
+    variance = x.var(dim=-1, correction=0, keepdim=True)
+    return standardize(x, mean, variance, eps)
+
+
+def batch_norm(x: Tensor, eps: float = 1e-5) -> Tensor:
+    """Standardize each feature over the items, all axes but the last (Ioffe and Szegedy 2015)."""
+    return standardize(x, *batch_statistics(x), eps)
+
+
+def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each feature over all items, both (feature,).
+
+    Raises ValueError where there are fewer than two items: one has no variance.
+    """
+    items = x.flatten(0, -2) if x.dim() > 1 else x[None]
+    if len(items) < 2:
+        raise ValueError(
+            f"BatchNorm needs at least two items to have a variance, got shape {tuple(x.shape)}; "
+            "give a larger batch, or call eval() to use the running statistics"
+        )
+    return items.mean(dim=0), items.var(dim=0, correction=0)
+
+
+class LayerNorm(nn.Module):
+    """layer_norm(x) * gain + shift, with a gain and a shift learned for each feature."""
+
+    def __init__(self, dim: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.gain = nn.Parameter(torch.ones(dim))
+        self.shift = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return layer_norm(x, self.eps) * self.gain + self.shift
+
+
+class BatchNorm(nn.Module):
+    """batch_norm(x) * gain + shift in training; afterwards running statistics replace the batch's.
+
+    Each training batch moves the running mean and variance towards its own by momentum. Without
+    them an item's result would depend on its company, and one item alone would have none.
+    """
+
+    running_mean: Tensor
+    running_variance: Tensor
+
+    def __init__(self, dim: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.eps, self.momentum = eps, momentum
+        self.gain = nn.Parameter(torch.ones(dim))
+        self.shift = nn.Parameter(torch.zeros(dim))
+        self.register_buffer("running_mean", torch.zeros(dim))
+        self.register_buffer("running_variance", torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, variance = self.running_mean, self.running_variance
+        if self.training:
+            mean, variance = batch_statistics(x)
+            n_items = x.numel() // x.shape[-1]
+            # n / (n - 1): a sample's variance is a little below that of all the data.
+            self.running_mean.lerp_(mean.detach(), self.momentum)
+            self.running_variance.lerp_(variance.detach() * n_items / (n_items - 1), self.momentum)
+        return standardize(x, mean, variance, self.eps) * self.gain + self.shift
+
+
+def invariances(
+    norm: Callable[[Tensor], Tensor],
+    x: Tensor,
+    weight: Tensor,
+    *,
+    shift: float = 1.0,
+    scale: float = 2.0,
+) -> dict[str, float]:
+    """The largest change of the output when the input or a weight beside the norm is changed.
+
+    norm is any norm, x is (..., feature), weight is (feature, feature). The third change adds a
+    shift that differs from feature to feature: 0 at the first, `shift` at the last. Returns the
+    largest absolute change for each; about 0 is "does not notice".
+    """
+    by_feature = shift * torch.linspace(0, 1, x.shape[-1], dtype=x.dtype, device=x.device)
+
+    def before(x: Tensor, weight: Tensor) -> Tensor:
+        return norm(x @ weight.T)
+
+    def after(x: Tensor, weight: Tensor) -> Tensor:
+        return norm(x) @ weight.T
+
+    changes = {
+        "input x scale": norm(x * scale) - norm(x),
+        "input + one constant": norm(x + shift) - norm(x),
+        "input + a shift for each feature": norm(x + by_feature) - norm(x),
+        "weights before the norm x scale": before(x, weight * scale) - before(x, weight),
+        "weights after the norm x scale": after(x, weight * scale) - after(x, weight),
+    }
+    return {name: float(change.abs().max()) for name, change in changes.items()}
