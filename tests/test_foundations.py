@@ -250,6 +250,8 @@ def test_order_is_unseen_without_positions_and_leaks_through_the_mask():
         (lambda x: f.attend(x, x, x[:2]), "there are 4 keys and 2 values"),
         (lambda x: f.attend(x, x, x, causal_mask(4, 4) & False), "look at no key"),
         (lambda x: f.split_heads(x, 3), "4 features cannot be shared out evenly among 3 heads"),
+        (lambda x: f.split_heads(x, 0), "4 features cannot be shared out evenly among 0 heads"),
+        (lambda x: f.MultiHeadAttention(8, 0), "must be a multiple of n_heads .0."),
         (lambda x: f.MultiHeadAttention(6, 4), "dim .6. must be a multiple of n_heads .4."),
         (lambda x: f.MultiHeadAttention(8, 2)(x, x, x), "inputs need 8 features, got .* .4, 4."),
     ],

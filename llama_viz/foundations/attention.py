@@ -59,7 +59,7 @@ def check_shapes(query: Tensor, key: Tensor, value: Tensor) -> None:
 
 def split_heads(x: Tensor, n_heads: int) -> Tensor:
     """(..., position, feature) to (..., head, position, head_feature): each head gets a slice."""
-    if x.shape[-1] % n_heads:
+    if n_heads < 1 or x.shape[-1] % n_heads:
         raise ValueError(
             f"{x.shape[-1]} features cannot be shared out evenly among {n_heads} heads"
         )
@@ -90,7 +90,7 @@ class MultiHeadAttention(nn.Module):
         bias: bool = False,
     ) -> None:
         super().__init__()
-        if dim % n_heads:
+        if n_heads < 1 or dim % n_heads:
             raise ValueError(f"dim ({dim}) must be a multiple of n_heads ({n_heads})")
         self.dim, self.n_heads = dim, n_heads
         value_width = n_heads * (value_head_dim or dim // n_heads)

@@ -101,7 +101,7 @@ def invariances(
     shift that differs from feature to feature: 0 at the first, `shift` at the last. Returns the
     largest absolute change for each; about 0 is "does not notice".
     """
-    by_feature = shift * torch.linspace(0, 1, x.shape[-1], dtype=x.dtype)
+    by_feature = shift * torch.linspace(0, 1, x.shape[-1], dtype=x.dtype, device=x.device)
 
     def before(x: Tensor, weight: Tensor) -> Tensor:
         return norm(x @ weight.T)

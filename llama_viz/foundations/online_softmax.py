@@ -79,7 +79,8 @@ def _attend_some(
     """A block of queries over all keys; position is that of its first query where it is causal."""
     n_queries, n_keys = query.shape[-2], key.shape[-2]
     seen = n_keys if position is None else position + n_queries
-    maximum = torch.full_like(query[..., :1], torch.finfo(query.dtype).min)
+    # -inf can stand here: every query sees the first key, so the next maximum is a number.
+    maximum = torch.full_like(query[..., :1], float("-inf"))
     total = torch.zeros_like(maximum)
     mixed: Tensor | float = 0.0  # values, weighted by exponentials that total will divide
     for start in range(0, seen, block_size):
