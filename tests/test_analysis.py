@@ -212,6 +212,57 @@ def test_token_probability_of_a_single_pass_and_of_one_position():
     assert one.isnull().all()
 
 
+# Kinds of heads
+
+
+def heads_that_look(trace, chooser):
+    """The trace with weights that give all attention to the key that chooser names."""
+    weights = np.zeros(trace["attention_weights"].shape, dtype=np.float32)
+    for query in range(weights.shape[2]):
+        weights[:, :, query, chooser(query)] = 1.0
+    return trace.assign(attention_weights=(trace["attention_weights"].dims, weights))
+
+
+REPEATED = [1, 7, 8, 9, 7, 8, 9, 5, 7, 8]
+
+
+@pytest.fixture(scope="module")
+def repeated():
+    return lv.record_forward(random_model("gqa"), REPEATED, taps=["attention_weights"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "chooser"),
+    [
+        ("previous", lambda query: max(query - 1, 0)),
+        ("first", lambda query: 0),
+        # What followed 7, 8 and 9 the last time, by hand; the others look at themselves.
+        ("induction", lambda query: {4: 2, 5: 3, 6: 4, 8: 5, 9: 6}.get(query, query)),
+    ],
+)
+def test_a_head_that_only_looks_at_one_place_is_of_that_kind(repeated, kind, chooser):
+    scores = analysis.head_kinds(heads_that_look(repeated, chooser))
+    assert scores.dims == ("kind", "layer", "head")
+    assert scores.sel(kind=kind).values == pytest.approx(1.0)
+    others = scores.drop_sel(kind=kind).values
+    assert others.max() < 0.5
+
+
+def test_head_kinds_are_means_of_the_recorded_weights(repeated):
+    scores = analysis.head_kinds(repeated)
+    weights = repeated["attention_weights"].values
+    by_hand = np.mean([weights[1, 2, query, query - 1] for query in range(2, 10)])
+    assert scores.sel(kind="previous", layer=1, head=2) == pytest.approx(by_hand)
+    pairs = [(4, 2), (5, 3), (6, 4), (8, 5), (9, 6)]
+    by_hand = np.mean([weights[0, 3, query, key] for query, key in pairs])
+    assert scores.sel(kind="induction", layer=0, head=3) == pytest.approx(by_hand)
+
+
+def test_without_a_repeat_there_is_no_induction():
+    trace = lv.record_forward(random_model("gqa"), [1, 2, 3, 4], taps=["attention_weights"])
+    assert np.isnan(analysis.head_kinds(trace).sel(kind="induction")).all()
+
+
 # What every function asks of a trace
 
 

@@ -1,6 +1,5 @@
 """The training of the embedded models: tokenizer, batches, loop, scores, and what is stored."""
 
-import csv
 import json
 import os
 import shutil
@@ -17,12 +16,14 @@ from llama_viz.files import data_folder
 from llama_viz.tokenizer import Tokenizer
 from llama_viz.training.__main__ import main
 from llama_viz.training.batches import batch, story_ids
-from llama_viz.training.evaluation import HeldOut
+from llama_viz.training.card import over_seeds, write_card
+from llama_viz.training.evaluation import HeldOut, recall_curves
 from llama_viz.training.loop import Trainer, train, write_table
-from llama_viz.training.recipes import RECIPES, Recipe
-from llama_viz.training.store import digest, write_card
+from llama_viz.training.recipes import EMBEDDED, GROUPS, RECIPES, SEEDS, Recipe, group_of
+from llama_viz.training.store import digest, read_csv, read_runs, run_name, spread_over_fall
 from llama_viz.training.stories import tell_story
 from llama_viz.training.tokenizer import train_tokenizer
+from llama_viz.training.variants import FEED_FORWARDS, NORMS, build, pool_heads
 
 DATA = data_folder()
 KINDS = ("mha", "gqa", "mqa")
@@ -36,10 +37,6 @@ QUIET = {"progress": False, "n_held_out": 2, "log_every": 1, "evaluate_every": 6
 @pytest.fixture(scope="module")
 def tokenizer():
     return Tokenizer.from_file(DATA / "tokenizer.model")
-
-
-def read_table(path):
-    return list(csv.DictReader(path.read_text().splitlines()))
 
 
 # The tokenizer.
@@ -78,9 +75,14 @@ def test_typed_control_symbols_stay_text(tokenizer):
 
 def test_names_are_short_in_tokens_and_stories_fit_the_context(tokenizer):
     assert len(tokenizer.encode("Grandma")) == 2  # BOS and the name
+    assert len(tokenizer.encode("Once there was a girl named Lily.")) == 9
     lengths = [len(story_ids(tell_story(number).text, tokenizer)) for number in range(1000)]
     assert max(lengths) <= RECIPES["mha"].max_seq_len
     assert 80 < sum(lengths) / len(lengths) < 160
+    full = [tell_story(number, n_facts=8, held_out=True).text for number in range(500)]
+    assert max(len(story_ids(text, tokenizer)) for text in full) <= RECIPES["mha"].max_seq_len
+    long = [tell_story(number, context=512).text for number in range(300)]
+    assert max(len(story_ids(text, tokenizer)) for text in long) <= 512
 
 
 def test_an_impossible_vocabulary_is_refused():
@@ -99,6 +101,154 @@ def test_the_recipes_differ_in_key_value_heads_alone():
         assert RECIPES[kind].config.n_parameters < 1_400_000
 
 
+def test_recipes_of_a_group_differ_in_what_is_compared():
+    for name, recipe in GROUPS["feed-forward"].items():
+        assert recipe.feed_forward == name
+        assert replace(recipe, feed_forward="swiglu", hidden_dim=256) == RECIPES["swiglu"]
+    for name, recipe in GROUPS["normalization"].items():
+        assert name == f"{recipe.normalization}-deep"
+        assert replace(recipe, normalization="rmsnorm") == RECIPES["rmsnorm-deep"]
+    for recipe in GROUPS["uptraining"].values():
+        assert recipe.pooled_from == "mha"
+        assert recipe.steps == 0.05 * RECIPES["mha"].steps
+        assert recipe.first_batch == RECIPES["mha"].steps  # no story a second time
+    assert set(SEEDS) == set(GROUPS)
+    assert {name: group_of(name) for name in EMBEDDED} == {
+        "mha": "attention", "gqa": "attention", "mqa": "attention", "gqa-mean": "uptraining",
+    }  # fmt: skip
+
+
+def test_matched_recipes_have_the_parameters_of_mha():
+    wanted = RECIPES["mha"].config.n_parameters
+    for recipe in GROUPS["matched"].values():
+        assert recipe.config.n_parameters == pytest.approx(wanted, rel=0.001)
+
+
+def test_feed_forwards_have_equally_many_weights():
+    counts = {
+        sum(weight.numel() for weight in build(recipe).parameters())
+        for recipe in GROUPS["feed-forward"].values()
+    }
+    assert len(counts) == 1
+
+
+# The variants.
+
+
+@pytest.mark.parametrize("kind", FEED_FORWARDS)
+def test_a_variant_of_the_feed_forward_computes_its_formula(kind):
+    model = build(replace(TINY, feed_forward=kind))
+    block = model.blocks[0]
+    x = torch.randn(1, 5, TINY.dim, generator=torch.Generator().manual_seed(0))
+    formula = {
+        "relu": F.relu, "gelu": F.gelu, "swish": F.silu, "glu": torch.sigmoid,
+        "bilinear": lambda x: x, "reglu": F.relu, "geglu": F.gelu, "swiglu": F.silu,
+    }[kind]  # fmt: skip
+    ff = block.feed_forward
+    gated = hasattr(ff, "gate")
+    assert gated == ("glu" in kind or kind == "bilinear")
+    inner = formula(ff.gate(x)) * ff.up(x) if gated else formula(ff.up(x))
+    torch.testing.assert_close(ff(x), inner @ ff.down.weight.T, atol=1e-6, rtol=0)
+    assert all("bias" not in name for name, _ in model.named_parameters())
+
+
+@pytest.mark.parametrize("kind", NORMS)
+def test_a_variant_of_the_norm_is_in_every_place(kind):
+    model = build(replace(TINY, normalization=kind))
+    norms = [model.norm, model.blocks[0].attention_norm, model.blocks[0].feed_forward_norm]
+    x = torch.randn(3, TINY.dim, generator=torch.Generator().manual_seed(0)) + 1
+    wanted = {
+        "rmsnorm": lambda x: F.rms_norm(x, (TINY.dim,), eps=1e-5),
+        "layernorm": lambda x: F.layer_norm(x, (TINY.dim,)),
+        "none": lambda x: x,
+    }[kind](x)
+    for norm in norms:
+        torch.testing.assert_close(norm(x), wanted, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"feed_forward": "mlp"}, "feed_forward 'mlp'.*relu.*swiglu"),
+        ({"normalization": "batchnorm"}, "normalization 'batchnorm'.*rmsnorm"),
+    ],
+)
+def test_unknown_variants_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        build(replace(TINY, **change))
+
+
+# Pooling.
+
+
+def heads_of(weight, n_heads):
+    return weight.view(n_heads, -1, weight.shape[-1])
+
+
+@pytest.mark.parametrize("n_kv_heads", [1, 2])
+def test_pooled_heads_are_means_firsts_or_fresh(n_kv_heads):
+    model = build(replace(TINY, n_kv_heads=4))
+    pooled = {how: pool_heads(model, n_kv_heads, how) for how in ("mean", "first", "random")}
+    for name in ("key", "value"):
+        whole = heads_of(getattr(model.blocks[0].attention, name).weight, 4)
+        groups = whole.unflatten(0, (n_kv_heads, -1))
+        mean, first, fresh = (
+            heads_of(getattr(each.blocks[0].attention, name).weight, n_kv_heads)
+            for each in pooled.values()
+        )
+        assert torch.equal(mean, groups.mean(dim=1))
+        assert torch.equal(first, groups[:, 0])
+        assert fresh.std().item() == pytest.approx(0.02, rel=0.15)
+        assert not torch.equal(fresh, first)
+    for each in pooled.values():
+        assert each.config == replace(model.config, n_kv_heads=n_kv_heads)
+        assert torch.equal(each.embedding.weight, model.embedding.weight)
+        assert torch.equal(each.blocks[0].attention.query.weight,
+                           model.blocks[0].attention.query.weight)  # fmt: skip
+
+
+def test_pooling_heads_that_are_alike_changes_nothing():
+    model = build(replace(TINY, n_kv_heads=4))
+    for name in ("key", "value"):
+        weight = getattr(model.blocks[0].attention, name).weight
+        alike = heads_of(weight.detach(), 4)[::2].repeat_interleave(2, dim=0)
+        with torch.no_grad():
+            weight.copy_(alike.flatten(0, 1))
+    ids = torch.arange(12)[None]
+    for how in ("mean", "first"):
+        torch.testing.assert_close(
+            pool_heads(model, 2, how)(ids), model(ids), atol=1e-5, rtol=0
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("n_kv_heads", "how", "message"),
+    [
+        (3, "mean", "4 key/value heads cannot be pooled into 3"),
+        (4, "mean", "cannot be pooled into 4"),
+        (2, "median", "pooling 'median'.*mean, first, random"),
+    ],
+)
+def test_impossible_poolings_are_refused(n_kv_heads, how, message):
+    with pytest.raises(ValueError, match=message):
+        pool_heads(build(replace(TINY, n_kv_heads=4)), n_kv_heads, how)
+
+
+def test_uptraining_starts_from_the_pooled_model_and_sees_new_stories(tokenizer):
+    source = build(replace(TINY, n_kv_heads=4, seed=3))
+    recipe = replace(TINY, pooled_from="mha", pooling="mean", first_batch=500)
+    trainer = Trainer(recipe, tokenizer, source=source)
+    wanted = pool_heads(source, TINY.n_kv_heads, "mean")
+    for name, weight in trainer.model.state_dict().items():
+        assert torch.equal(weight, wanted.state_dict()[name])
+    ids = batch(TINY, 500, tokenizer)
+    logits = trainer.model(ids[:, :-1])
+    loss = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).item()
+    assert trainer.advance() == pytest.approx(loss, rel=1e-6)
+    with pytest.raises(ValueError, match="starts from the trained mha: give it"):
+        Trainer(recipe, tokenizer)
+
+
 def test_the_learning_rate_rises_and_then_falls():
     recipe = replace(TINY, steps=100, warmup_steps=10, final_share=0.1)
     shares = [recipe.schedule(step) for step in range(101)]
@@ -114,6 +264,7 @@ def test_the_learning_rate_rises_and_then_falls():
     [
         ({"steps": 0}, "steps must be at least 1"),
         ({"rows": 0}, "rows must be at least 1"),
+        ({"pooling": "mean"}, "pooled_from and pooling belong together"),
         ({"row_length": 300}, "must fit the context"),
         ({"learning_rate": 0.0}, "learning_rate must be above 0"),
         ({"matrix_learning_rate": float("nan")}, "matrix_learning_rate must be above 0"),
@@ -161,8 +312,8 @@ def test_all_recipes_see_the_same_data_and_no_row_twice(tokenizer):
 def test_the_loss_falls(tokenizer):
     trainer = Trainer(replace(TINY, steps=60, warmup_steps=5), tokenizer)
     losses = [trainer.advance() for _ in range(60)]
-    assert losses[0] == pytest.approx(torch.tensor(768.0).log().item(), abs=0.1)
-    assert sum(losses[-10:]) / 10 < 5.5
+    assert losses[0] == pytest.approx(torch.tensor(1536.0).log().item(), abs=0.1)
+    assert sum(losses[-10:]) / 10 < 6.6
 
 
 def test_every_weight_is_trained_by_one_optimizer(tokenizer):
@@ -193,9 +344,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tokenizer, tmp_path):
         assert torch.equal(weight, dict(second.model.named_parameters())[name])
     # The first five steps were not logged by the loop: they are part of the next row's mean.
     assert [row["train_loss"] for row in second.table[1:]] == [
-        row["train_loss"] for row in whole.table[6:]
+        row["train_loss"] for row in whole.table[7:]
     ]
-    mean = sum(row["train_loss"] for row in whole.table[:6]) / 6
+    mean = sum(row["train_loss"] for row in whole.table[1:7]) / 6
     assert second.table[0]["train_loss"] == pytest.approx(mean)
     assert second.table[-1]["held_out_loss"] == whole.table[-1]["held_out_loss"]
 
@@ -216,7 +367,7 @@ def test_an_interrupt_saves_the_run_and_loses_no_step(tokenizer, tmp_path, monke
     assert signal.getsignal(signal.SIGINT) is before
     saved = torch.load(tmp_path / "runs" / "run.pt", weights_only=True)
     assert saved["step"] == 3
-    assert [row["step"] for row in saved["table"]] == [1, 2, 3]
+    assert [row["step"] for row in saved["table"]] == [0, 1, 2, 3]
     assert list((tmp_path / "runs").iterdir()) == [tmp_path / "runs" / "run.pt"]
 
 
@@ -228,7 +379,7 @@ def test_a_state_of_another_recipe_is_refused(tokenizer, tmp_path):
 
 
 def test_a_tokenizer_of_another_size_is_refused(tokenizer):
-    with pytest.raises(ValueError, match="768 tokens, the recipe 512"):
+    with pytest.raises(ValueError, match="1536 tokens, the recipe 512"):
         Trainer(replace(TINY, vocab_size=512), tokenizer)
 
 
@@ -243,11 +394,23 @@ def test_the_table_is_written_with_empty_cells_where_nothing_was_scored(tokenize
     trainer = Trainer(replace(TINY, steps=3), tokenizer)
     train(trainer, **QUIET)
     write_table(trainer.table, tmp_path / "losses.csv")
-    rows = read_table(tmp_path / "losses.csv")
-    assert [row["step"] for row in rows] == ["1", "2", "3"]
-    assert [row["tokens"] for row in rows] == ["96", "192", "288"]
-    assert [bool(row["held_out_loss"]) for row in rows] == [False, False, True]
-    assert float(rows[2]["train_loss"]) == pytest.approx(trainer.table[2]["train_loss"], rel=1e-5)
+    rows = read_csv(tmp_path / "losses.csv")
+    assert [row["step"] for row in rows] == ["0", "1", "2", "3"]
+    assert [row["tokens"] for row in rows] == ["0", "96", "192", "288"]
+    assert [bool(row["train_loss"]) for row in rows] == [False, True, True, True]
+    assert [bool(row["held_out_loss"]) for row in rows] == [True, False, False, True]
+    assert float(rows[3]["train_loss"]) == pytest.approx(trainer.table[3]["train_loss"], rel=1e-5)
+
+
+def test_snapshots_are_the_model_at_their_steps(tokenizer, tmp_path):
+    trainer = Trainer(TINY, tokenizer)
+    first = trainer.model.embedding.weight.detach().half()
+    train(trainer, snapshots=tmp_path, snapshot_every=5, **QUIET)
+    names = ["000000", "000005", "000010", "000012"]
+    assert sorted(path.stem for path in tmp_path.iterdir()) == names
+    stored = [load_native(tmp_path / f"{name}.safetensors").model for name in names]
+    assert torch.equal(stored[0].embedding.weight, first)
+    assert torch.equal(stored[-1].embedding.weight, trainer.model.embedding.weight.half())
 
 
 # The scores.
@@ -281,9 +444,38 @@ def test_answers_are_looked_for_where_they_stand(tokenizer):
     for number in range(60):
         story = tell_story(number, held_out=True)
         assert [
-            (kind, tokenizer.decode(held_out.ids[number][first:end]).strip())
-            for kind, first, end in held_out.answers[number]
-        ] == [(question.kind, question.answer) for question in story.questions]
+            (asked.kind, tokenizer.decode(held_out.ids[number][asked.first : asked.end]).strip())
+            for asked in held_out.questions[number]
+        ] == [(question.kind, question.answer.strip()) for question in story.questions]
+
+
+def test_distances_lead_back_to_where_the_answer_was_told(tokenizer):
+    held_out = HeldOut(tokenizer, 60, n_facts=4)
+    checked = 0
+    for number in range(60):
+        for asked in held_out.questions[number]:
+            if asked.kind in ("place", "colour"):
+                ids = held_out.ids[number]
+                answer = tokenizer.decode(ids[asked.first : asked.end]).strip().lower()
+                told = tokenizer.decode(ids[asked.first - asked.distance :][:8]).strip().lower()
+                assert told.startswith(answer)
+                checked += 1
+    assert checked > 60
+
+
+def test_recall_curves_count_by_facts_and_by_distance(tokenizer):
+    rows = recall_curves(Echo(TINY.config, 1), tokenizer, 12)
+    assert all(row["right"] == row["asked"] > 0 for row in rows)
+    by = {name: [row for row in rows if row["by"] == name] for name in ("facts", "distance")}
+    assert {row["value"] for row in by["facts"]} == set(range(1, 9))
+    assert {row["kind"] for row in by["facts"]} == {"place", "colour", "owner"}
+    assert {row["value"] % 25 for row in by["distance"]} == {0}
+    assert max(row["value"] for row in by["distance"]) >= 100
+    for kind in ("place", "colour"):
+        counts = [sum(row["asked"] for row in rows if row["kind"] == kind) for rows in by.values()]
+        assert counts[0] == counts[1] > 0
+    wrong = recall_curves(Echo(TINY.config, 0), tokenizer, 3)
+    assert not any(row["right"] for row in wrong)
 
 
 def test_the_held_out_loss_is_the_mean_over_all_tokens_of_stories(tokenizer):
@@ -304,20 +496,42 @@ def test_a_context_too_short_for_the_stories_is_refused(tokenizer):
 
 # What is stored.
 
+RUNS = read_runs(DATA)
+BY_RUN = {run_name(run["name"], run["recipe"]["seed"]): run for run in RUNS}
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_card_names_the_files_that_are_stored(kind):
-    facts = json.loads((DATA / "training" / f"{kind}.json").read_text())
+
+def test_the_embedded_models_are_stored():
+    assert {run_name(kind, 0) for kind in KINDS} <= set(BY_RUN)
+
+
+@pytest.mark.parametrize("run", BY_RUN)
+def test_the_digests_are_those_of_the_files(run):
     card = (DATA / "README.md").read_text()
-    assert f"{kind}.safetensors" in facts["sha256"]
-    for name, recorded in facts["sha256"].items():
+    for name, recorded in BY_RUN[run]["sha256"].items():
         assert digest(DATA / name) == recorded, name
-        assert f"| `{name}` | `{recorded}` |" in card
+        if name.endswith(".safetensors"):
+            assert f"| `{name}` | `{recorded}` |" in card
 
 
-def test_the_card_is_written_from_the_stored_facts(tmp_path):
+def test_the_tables_and_the_card_are_written_from_the_stored_facts(tmp_path):
     shutil.copytree(DATA / "training", tmp_path / "training")
+    for name in ("results.csv", "recall.csv"):
+        (tmp_path / "training" / name).unlink()
     assert write_card(tmp_path).read_text() == (DATA / "README.md").read_text()
+    for name in ("results.csv", "recall.csv"):
+        stored = (DATA / "training" / name).read_text()
+        assert (tmp_path / "training" / name).read_text() == stored
+
+
+def test_the_tables_hold_every_run():
+    results = read_csv(DATA / "training" / "results.csv")
+    assert [row["run"] for row in results] == list(BY_RUN)
+    for row in results:
+        facts = BY_RUN[row["run"]]
+        assert float(row["held_out_loss"]) == pytest.approx(facts["held_out_loss"], abs=1e-5)
+        assert int(row["right_place"]) == facts["right"]["place"]
+    curves = read_csv(DATA / "training" / "recall.csv")
+    assert {row["run"] for row in curves} == set(BY_RUN)
 
 
 def test_a_card_without_runs_is_refused(tmp_path):
@@ -325,23 +539,35 @@ def test_a_card_without_runs_is_refused(tmp_path):
         write_card(tmp_path)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_stored_models_are_those_of_the_recipes(kind, tokenizer):
-    facts = json.loads((DATA / "training" / f"{kind}.json").read_text())
-    stored = load_native(DATA / f"{kind}.safetensors")
-    recipe = replace(RECIPES[kind], steps=facts["recipe"]["steps"])
+def test_a_spread_is_written_where_there_are_several_seeds():
+    assert over_seeds([0.25], lambda value: f"{value:.2f}") == "0.25"
+    assert over_seeds([0.2, 0.4, 0.3], lambda value: f"{value:.1f}") == "0.3 (0.2 to 0.4)"
+    assert over_seeds([], str) == ""
+
+
+@pytest.mark.parametrize("run", BY_RUN)
+def test_stored_runs_follow_the_recipes(run):
+    facts = BY_RUN[run]
+    recipe = replace(RECIPES[facts["name"]], seed=facts["recipe"]["seed"])
     assert facts["recipe"] == recipe.to_dict()  # field by field: a new one has no silent default
-    assert stored.model.config == recipe.config
-    assert stored.model.embedding.weight.dtype == torch.float16
-    assert json.loads(stored.metadata["recipe"]) == facts["recipe"]
-    rows = read_table(DATA / "training" / f"{kind}.csv")
+    assert facts["group"] == group_of(facts["name"])
+    rows = read_csv(DATA / "training" / "losses" / f"{run}.csv")
+    assert int(rows[0]["step"]) == 0
     assert int(rows[-1]["step"]) == recipe.steps
     assert float(rows[-1]["train_loss"]) == pytest.approx(facts["train_loss"], rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_stored_models_are_those_of_the_recipes(kind):
+    stored = load_native(DATA / f"{kind}.safetensors")
+    assert stored.model.config == RECIPES[kind].config
+    assert stored.model.embedding.weight.dtype == torch.float16
+    assert json.loads(stored.metadata["recipe"]) == RECIPES[kind].to_dict()
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_stored_model_scores_as_its_table_says(kind, tokenizer):
-    last = read_table(DATA / "training" / f"{kind}.csv")[-1]
+    last = read_csv(DATA / "training" / "losses" / f"{run_name(kind, 0)}.csv")[-1]
     model = load_native(DATA / f"{kind}.safetensors", dtype=torch.float32).model
     score = HeldOut(tokenizer, 100).score(model)  # as many stories as during training
     # The table was made before the weights were rounded to half precision.
@@ -351,22 +577,27 @@ def test_a_stored_model_scores_as_its_table_says(kind, tokenizer):
         assert off_by < 2.5, name  # answers
 
 
-def test_the_stored_runs_differ_in_key_value_heads_alone():
-    recipes = [
-        json.loads((DATA / "training" / f"{kind}.json").read_text())["recipe"] for kind in KINDS
-    ]
-    assert [recipe.pop("n_kv_heads") for recipe in recipes] == [8, 2, 1]
-    assert recipes[0] == recipes[1] == recipes[2]
-
-
-def test_the_card_scores_agree_with_the_table():
+def test_the_stored_facts_agree_with_the_table():
     for kind in KINDS:
-        facts = json.loads((DATA / "training" / f"{kind}.json").read_text())
-        last = read_table(DATA / "training" / f"{kind}.csv")[-1]
+        facts = BY_RUN[run_name(kind, 0)]
+        last = read_csv(DATA / "training" / "losses" / f"{run_name(kind, 0)}.csv")[-1]
         assert facts["held_out_loss"] == pytest.approx(float(last["held_out_loss"]), rel=0.03)
         for name in ("place", "colour", "owner"):
             share = facts["right"][name] / facts["asked"][name]
             assert share == pytest.approx(float(last[f"recall_{name}"]), abs=0.15)
+
+
+def test_the_data_folder_is_small():
+    assert sum(path.stat().st_size for path in DATA.rglob("*") if path.is_file()) < 40e6
+
+
+def test_snapshots_are_spread_over_the_fall():
+    losses = {step: 7.0 if step < 500 else 2.0 - step / 1e6 for step in range(0, 3001, 100)}
+    chosen = spread_over_fall(losses, 6)
+    assert (chosen[0], chosen[-1], len(chosen)) == (0, 3000, 6)
+    assert 400 in chosen or 500 in chosen
+    assert chosen == sorted(set(chosen))
+    assert spread_over_fall({0: 7.0, 10: 6.0}, 5) == [0, 10]
 
 
 # The command.
@@ -374,27 +605,37 @@ def test_the_card_scores_agree_with_the_table():
 
 def test_the_command_trains_and_stores_a_model(tmp_path, capsys):
     shutil.copy(DATA / "tokenizer.model", tmp_path)
-    small = ["mqa", "--steps", "2", "--held-out", "3", "--seed", "5"]
+    few = ["--steps", "2", "--held-out", "3", "--curve", "2", "--samples", "1"]
     places = ["--data", str(tmp_path), "--runs", str(tmp_path / "runs")]
-    assert main([*small, *places]) == 0
-    facts = json.loads((tmp_path / "training" / "mqa.json").read_text())
-    assert facts["command"] == "python -m llama_viz.training mqa --seed 5 --steps 2"
-    assert facts["recipe"]["seed"] == 5
-    stored = load_native(tmp_path / "mqa.safetensors").model
-    assert stored.config.n_kv_heads == 1
+    assert main(["gqa", *few, *places]) == 0
+    facts = json.loads((tmp_path / "training" / "runs" / "gqa-seed0.json").read_text())
+    assert facts["command"] == "python -m llama_viz.training gqa --seed 0 --steps 2"
+    stored = load_native(tmp_path / "gqa.safetensors").model
+    assert stored.config.n_kv_heads == 2
     assert {weight.dtype for weight in stored.parameters()} == {torch.float16}
-    assert "mqa" in (tmp_path / "README.md").read_text()
-    assert not list((tmp_path / "runs").iterdir())  # nothing is left to resume
+    assert facts["parameters"] == stored.config.n_parameters
+    assert [snapshot["step"] for snapshot in facts["snapshots"]] == [0, 2]
+    assert all((tmp_path / snapshot["file"]).exists() for snapshot in facts["snapshots"])
+    assert not list((tmp_path / "runs").glob("*.pt"))  # nothing is left to resume
+    # Another seed adds to the tables, and stores no model.
+    assert main(["mqa", "--seed", "5", *few, *places]) == 0
+    assert not (tmp_path / "mqa.safetensors").exists()
+    runs = [row["run"] for row in read_csv(tmp_path / "training" / "results.csv")]
+    assert runs == ["gqa-seed0", "mqa-seed5"]
+    card = (tmp_path / "README.md").read_text()
+    assert "`gqa`" in card
+    assert "`mqa`" in card
     assert "held-out loss" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["mla"], "nothing here is called 'mla'; choose from tokenizer, mha, gqa, mqa, card"),
+        (["mla"], "nothing here is called 'mla'; choose from tokenizer, card, attention, matched"),
         (["mha", "--steps", "0"], "steps must be at least 1"),
         (["mha", "--threads", "0"], "threads must be at least 1"),
         (["card"], "no run is stored"),
+        (["gqa-mean"], "gqa-mean starts from"),
     ],
 )
 def test_bad_requests_get_one_clear_line(argv, message, tmp_path, capsys):

@@ -111,7 +111,8 @@ class HeldOut:
                 end = len(tokenizer.encode(question.prompt + question.answer))
                 distance = None
                 if question.told is not None:
-                    distance = first - len(tokenizer.encode(question.prompt[: question.told]))
+                    before = question.prompt[: question.told].removesuffix(" ")
+                    distance = first - len(tokenizer.encode(before))
                 asked.append(_Asked(question.kind, len(story.facts), distance, first, end))
             self.questions.append(asked)
         n_targets = sum(len(ids) - 1 for ids in self.ids)

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 # What comes after the last distraction, a question and an ending, takes about this share of the
 # context; a longer context is filled up to half before anything is asked.
-DISTRACTED, DISTRACTED_LONG = 0.62, 0.5
+DISTRACTED, DISTRACTED_LONG = 0.58, 0.5
+
+# How many belongings a story holds, and how often.
+HELD = {1: 4, 2: 6, 3: 3, 4: 2, 5: 1, 6: 0.5, 7: 0.5, 8: 0.5}
 
 
 # Openings.
@@ -124,7 +127,7 @@ def _pass_time(story: Telling, *children: str) -> None:
         while story.room(DISTRACTED_LONG):
             _meanwhile(story, story.pick(children))
         return
-    for _ in range(story.weighted({0: 2, 1: 4, 2: 4, 3: 3, 4: 2, 6: 2, 8: 1})):
+    for _ in range(story.weighted({0: 3, 1: 4, 2: 3, 3: 2, 4: 1, 6: 1, 8: 1})):
         if story.room(DISTRACTED):
             _meanwhile(story, story.pick(children))
 
@@ -213,7 +216,7 @@ def _end_together(story: Telling) -> None:
 
 def _belongings(story: Telling) -> None:
     """One to three children, one to eight belongings: which was where, which colour, and whose?"""
-    n_facts = story.n_facts or story.weighted({1: 2, 2: 5, 3: 3, 4: 2, 5: 1, 6: 1, 7: 1, 8: 1})
+    n_facts = story.n_facts or story.weighted(HELD)
     children = "abc"[: min(story.weighted({1: 1, 2: 3, 3: 2}), n_facts)]
     story.set_scene(*children)
     (_open_alone, _open_together, _open_in_three)[len(children) - 1](story)
@@ -231,7 +234,7 @@ def _belongings(story: Telling) -> None:
             _put_away(story, owner, thing)
     story.slots["x"] = story.slots[f"x{owners.index('a')}"]  # what the ending speaks of
     _pass_time(story, *children)
-    n_asked = min(n_facts, story.pick((1, 2, 3)))
+    n_asked = min(n_facts, story.pick((2, 3)) if n_facts < 6 else 2)
     for owner, thing in story.several(belongings, n_asked):
         others = [child for child in children if child != owner]
         other = story.pick(others) if others else "adult"

@@ -56,7 +56,8 @@ class Question:
 
     @property
     def told(self) -> int | None:
-        found = [*re.finditer(rf"\b{re.escape(self.answer.strip())}\b", self.prompt)]
+        said = rf"\b{re.escape(self.answer.strip())}\b"
+        found = [*re.finditer(said, self.prompt, re.IGNORECASE)]
         return found[-1].start() if found else None
 
 

@@ -58,8 +58,10 @@ def build(recipe: Recipe) -> Llama:
         ]:
             layer_norm = recipe.normalization == "layernorm"
             setattr(owner, name, LayerNorm(config.dim) if layer_norm else nn.Identity())
-    initialize(model, torch.Generator().manual_seed(recipe.seed))
+    generator = torch.Generator().manual_seed(recipe.seed)
+    initialize(model, generator)
     with torch.no_grad():
+        model.embedding.weight.normal_(0.0, recipe.embedding_deviation, generator=generator)
         for module in model.modules():
             if isinstance(module, LayerNorm):
                 module.shift.zero_()
