@@ -60,8 +60,8 @@ def test_one_story_is_known_word_by_word():
         'came by. "Hello," laughed Pia. "Yesterday I drew a picture, and then I swam in the '
         'river," laughed Pia. Then it was time to rest, and Pia planted a seed. "When it was '
         'stormy, we looked at the stars," explained Aunt May. Then a bell rang, and Pia '
-        'looked at the stars. "It is a stormy morning," said Pia. At last Pia needed her map. '
-        'She found it in the locker. "Thank you," said Pia, and she hugged Aunt May.'
+        "looked at the stars. Aunt May asked for the map, so they looked in the locker. "
+        '"Thank you," cried Pia, and she hugged Aunt May.'
     )
 
 

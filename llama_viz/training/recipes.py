@@ -19,11 +19,11 @@ class Recipe:
     their height. Two recipes with one seed see the same stories in the same order.
 
     feed_forward is "swiglu", LLaMA's, or another of the kinds in foundations; normalization is
-    "rmsnorm", "layernorm" or "none". embedding_deviation is the spread of the fresh embeddings: with
-    1 every word begins as a direction of its own, and copying is found in a third of the steps that
-    it takes with the usual 0.02. A recipe that is pooled_from another run starts from that
-    run's model, with its key/value heads joined by `pooling`; first_batch lets it go on with
-    stories that the other run has not seen.
+    "rmsnorm", "layernorm" or "none". embedding_deviation is the spread of fresh embeddings: with 1
+    every word begins as a direction of its own, and copying is found in a third of the steps that
+    it takes with the usual 0.02. A recipe that is pooled_from another run starts from that run's
+    model, with its key/value heads joined by `pooling`; first_batch lets it go on with stories that
+    the other run has not seen.
 
     Raises ValueError where the numbers cannot make a run.
     """
