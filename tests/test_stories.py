@@ -53,15 +53,14 @@ def test_a_story_is_decided_by_its_number_and_seed():
 
 def test_one_story_is_known_word_by_word():
     assert tell_story(0).text == (
-        "Once there was a friendly girl named Pia. One morning she was at school. In February "
-        "an odd hen came to Pia. In March she counted five hens. In April she counted two "
-        "hens. In May there were eight hens. Then it was June, and Pia saw one hen. Pia loved "
-        "her plain beige map. Pia hid the map in the locker. Then it began to rain. A pig "
-        'came by. "Hello," laughed Pia. "Yesterday I drew a picture, and then I swam in the '
-        'river," laughed Pia. Then it was time to rest, and Pia planted a seed. "When it was '
-        'stormy, we looked at the stars," explained Aunt May. Then a bell rang, and Pia '
-        "looked at the stars. Aunt May asked for the map, so they looked in the locker. "
-        '"Thank you," cried Pia, and she hugged Aunt May.'
+        "There was a party in the park for Anna, James, Amy, Emma, Bill and Alex. Anna had a "
+        "big map. It was purple. Anna left the map in the bush. Alex danced with Amy. Anna "
+        "danced with Bill. James danced with Emma. Then a bell rang, and Anna blew bubbles. "
+        "The band played on. Anna danced with Bill. James danced with Emma. Alex danced with "
+        "Amy. They danced once more. James danced with Emma. Alex danced with Amy. Anna "
+        'danced with Bill. "Whose map is this?" asked Aunt May. "It belongs to Anna," replied '
+        'James. "What colour is your map?" asked James. "It is purple," answered Anna. Then '
+        "they went home together, and Anna carried her map."
     )
 
 
@@ -102,10 +101,11 @@ def test_there_are_hundreds_of_words():
     nouns = {*OBJECTS, *places, *animals, *rhymes, *WORDS["food"]}
     adjectives = {*COLOURS, *WORDS["trait"], *WORDS["size"], *WORDS["happy"], *WORDS["sad"],
                   *WORDS["weather"]}  # fmt: skip
-    assert len(nouns) > 300
-    assert len(CHILDREN) == 120
-    assert len(adjectives) > 100
-    assert len({*WORDS["did"], *WORDS["put"], *WORDS["said"], *WORDS["answered"]}) > 45
+    verbs = {*WORDS["did"], *WORDS["put"], *WORDS["said"], *WORDS["answered"]}
+    assert len(nouns) > 240
+    assert len(CHILDREN) == 64
+    assert len(adjectives) > 70
+    assert len(verbs) > 30
     # What is a name, an object, a place or a colour is nothing else.
     kinds = [[child.name for child in CHILDREN], OBJECTS, COLOURS, sorted(places)]
     flat = [word for kind in kinds for word in kind]
@@ -119,8 +119,8 @@ def test_the_answer_stands_where_it_is_asked_for():
             start = question.prompt + question.answer
             assert story.text.startswith(start)
             assert not story.text[len(start)].isalpha()
-            is_word = question.kind not in ("quote", "refrain")
-            assert question.answer.startswith(" ") == (is_word and question.prompt[-1] != '"')
+            follows = question.kind != "quote" and question.prompt[-1] != '"'
+            assert question.answer.startswith(" ") == follows
 
 
 RULES = ("pronoun", "quote", "order", "plural")  # known without having been told
@@ -308,7 +308,7 @@ def test_held_out_stories_use_the_words_of_training_stories():
 
 def test_the_information_counts_every_choice():
     # A plot, a setting, a child, a belonging in its place: no story holds less than that.
-    least = math.log(3) + math.log(12 * 120 * len(OBJECTS) * 12 * len(COLOURS))
+    least = math.log(3) + math.log(len(SETTINGS) * len(CHILDREN) * len(OBJECTS) * 12 * len(COLOURS))
     for story in ALL:
         assert least < story.nats < 220
     spread = [sum(story.nats for story in part) / len(part) for part in (STORIES, HELD_OUT)]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # What comes after the last distraction, a question and an ending, takes about this share of the
 # context; a longer context is filled up to half before anything is asked.
-DISTRACTED, DISTRACTED_LONG = 0.58, 0.5
+DISTRACTED, DISTRACTED_LONG = 0.47, 0.5
 
 # How many belongings a story holds, and how often.
 HELD = {1: 4, 2: 6, 3: 3, 4: 2, 5: 1, 6: 0.5, 7: 0.5, 8: 0.5}
@@ -100,6 +100,20 @@ def _show_and_put_away(story: Telling, a: str, x: str) -> None:
     )
 
 
+def _echo(story: Telling, a: str, x: str, b: str) -> None:
+    """Somebody, b, says it again, as people do who want to be sure."""
+    story.tell(
+        '"[place:x.where]?" asked {b.name}. "Yes, [place:x.where]," {answered} {a.name}.',
+        '"Is the {x.colour} {x.object} {x.where}?" asked {b.name}. '
+        '"Yes, it is [place:x.where]," {answered} {a.name}.',
+        "{b.name} saw the [colour:x.colour] {x.object} {x.preposition} the [place:x.place].",
+        "So the {x.object} of [owner:a.name] was {x.preposition} the [place:x.place].",
+        a=a,
+        b=b,
+        x=x,
+    )
+
+
 # What happens meanwhile has nothing to do with it.
 
 
@@ -127,7 +141,7 @@ def _pass_time(story: Telling, *children: str) -> None:
         while story.room(DISTRACTED_LONG):
             _meanwhile(story, story.pick(children))
         return
-    for _ in range(story.weighted({0: 3, 1: 4, 2: 3, 3: 2, 4: 1, 6: 1, 8: 1})):
+    for _ in range(story.weighted({0: 4, 1: 5, 2: 3, 3: 2, 5: 1, 8: 0.5})):
         if story.room(DISTRACTED):
             _meanwhile(story, story.pick(children))
 
@@ -186,6 +200,12 @@ def _ask_owner(story: Telling, a: str, x: str, b: str) -> None:
     )
 
 
+def _ask_twice(story: Telling, a: str, x: str, b: str) -> None:
+    """Two different questions about the object."""
+    for ask in story.several((_ask_place, _ask_colour, _ask_owner), 2):
+        ask(story, a, x, b)
+
+
 # Endings.
 
 
@@ -232,6 +252,8 @@ def _belongings(story: Telling) -> None:
         else:
             _show(story, owner, thing)
             _put_away(story, owner, thing)
+        if n_facts < 4:
+            _echo(story, owner, thing, "adult")
     story.slots["x"] = story.slots[f"x{owners.index('a')}"]  # what the ending speaks of
     _pass_time(story, *children)
     n_asked = min(n_facts, story.pick((2, 3)) if n_facts < 6 else 2)
@@ -250,13 +272,13 @@ def _find_again(story: Telling) -> None:
     _open_alone(story)
     _show(story, "a", "x")
     _put_away(story, "a", "x")
+    _echo(story, "a", "x", "adult")
     _pass_time(story, "a")
     story.tell(
         "Soon {adult.name} came.", "Then {adult.name} came to help.", "{adult.name} sat down."
     )
     _ask_place(story, "a", "x", "adult")
-    if story.toss():
-        _ask_colour(story, "a", "x", "adult")
+    _ask_colour(story, "a", "x", "adult")
     _end_alone(story)
 
 
@@ -269,8 +291,9 @@ def _two_owners(story: Telling) -> None:
     _show(story, "a", "x")
     _show(story, "b", "y")
     turns = [("a", "x", "b"), ("b", "y", "a")]
-    for owner, thing, _ in turns if story.toss() else turns[::-1]:
+    for owner, thing, other in turns if story.toss() else turns[::-1]:
         _put_away(story, owner, thing)
+        _echo(story, owner, thing, other)
     _pass_time(story, "a", "b")
     for owner, thing, other in turns if story.toss() else turns[::-1]:
         story.pick((_ask_place, _ask_colour, _ask_owner))(story, owner, thing, other)
@@ -327,8 +350,7 @@ def _moved(story: Telling) -> None:
         '"Now it is {z.preposition} the [place:z.place]," {said} {b.name}.',
         "Then {a.name} found it {z.preposition} the [place:z.place].",
     )
-    if story.toss():
-        _ask_colour(story, "a", "x", "adult")
+    _ask_colour(story, "a", "x", "adult")
     _end_together(story)
 
 
@@ -360,7 +382,7 @@ def _hide_and_seek(story: Telling) -> None:
         "At last {a.name} found {b.name} {h.preposition} the [place:h.place].",
         '"Come out," {said} {a.name}. "You are {h.preposition} the [place:h.place]."',
     )
-    story.pick((_ask_place, _ask_owner))(story, "a", "x", "b")
+    _ask_twice(story, "a", "x", "b")
     _end_together(story)
 
 
@@ -384,7 +406,7 @@ def _picnic(story: Telling) -> None:
         "{b.name} ate the [food:g], and {a.name} ate the [food:f].",
         '"{a.name}, take the [food:f]," said {adult.name}. "{b.name}, take the [food:g]."',
     )
-    story.pick((_ask_place, _ask_colour, _ask_owner))(story, "a", "x", "b")
+    _ask_twice(story, "a", "x", "b")
     _end_together(story)
 
 
@@ -508,7 +530,8 @@ def _year(story: Telling) -> None:
     _show(story, "a", "x")
     _put_away(story, "a", "x")
     _pass_time(story, "a")
-    story.pick((_ask_place, _ask_colour))(story, "a", "x", "adult")
+    for ask in story.several((_ask_place, _ask_colour), 2):
+        ask(story, "a", "x", "adult")
     _end_alone(story)
 
 
@@ -531,12 +554,12 @@ def _dance(story: Telling) -> None:
     pairs = [*zip(shuffled[::2], shuffled[1::2], strict=True)]
     for p, q in pairs:
         story.tell("{p.name} danced with {q.name}.", p=p, q=q)
+    _pass_time(story, "a")
     for _ in range(story.pick((1, 2))):
-        _pass_time(story, "a")
         story.tell("Then the music began again.", "They danced once more.", "The band played on.")
         for p, q in story.several(pairs, n_pairs):
             story.tell("{p.name} danced with [pair:q.name].", p=p, q=q)
-    story.pick((_ask_colour, _ask_owner))(story, "a", "x", "b")
+    _ask_twice(story, "a", "x", "b")
     _end_together(story)
 
 
@@ -553,12 +576,22 @@ def _song(story: Telling) -> None:
         f"Little {r} and little {q}",
     ))  # fmt: skip
     _open_together(story)
-    story.tell('{a.name} sang: "{song}!"', '{a.name} made a song: "{song}!"')
+    story.tell(
+        '{a.name} sang: "{song}! [refrain:song]!"',
+        '{a.name} made a song: "{song}! [refrain:song]!"',
+    )
     _show(story, "a", "x")
     _put_away(story, "a", "x")
     _pass_time(story, "a", "b")
-    story.tell('{b.name} sang it too: "[refrain:song]!"', 'Then they both sang: "[refrain:song]!"')
-    story.pick((_ask_place, _ask_colour, _ask_owner))(story, "a", "x", "b")
+    for again in range(story.pick((1, 2, 3))):
+        if again and not story.room(0.7):
+            break
+        story.tell(
+            '{b.name} sang it too: "[refrain:song]!"',
+            'Then they both sang: "[refrain:song]!"',
+            'Once more: "[refrain:song]!"',
+        )
+    _ask_twice(story, "a", "x", "b")
     if story.toss():
         story.tell('All the way home they sang: "[refrain:song]!"')
     _end_together(story)
@@ -568,7 +601,7 @@ def _song(story: Telling) -> None:
 PLOTS: dict[str, tuple[float, Callable[[Telling], None]]] = {
     "belongings": (6, _belongings),
     "find again": (1, _find_again),
-    "two owners": (2, _two_owners),
+    "two owners": (3, _two_owners),
     "lost and found": (1, _lost_and_found),
     "moved": (1, _moved),
     "hide and seek": (1, _hide_and_seek),
@@ -577,6 +610,6 @@ PLOTS: dict[str, tuple[float, Callable[[Telling], None]]] = {
     "errand": (1, _errand),
     "week": (1, _week),
     "year": (1, _year),
-    "dance": (1.5, _dance),
-    "song": (1.5, _song),
+    "dance": (2.5, _dance),
+    "song": (2.5, _song),
 }

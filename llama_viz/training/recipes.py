@@ -38,7 +38,7 @@ class Recipe:
     n_heads: int = 8
     dim: int = 128
     hidden_dim: int = 384
-    vocab_size: int = 1536
+    vocab_size: int = 1408
     tied_embeddings: bool = False
     embedding_deviation: float = 1.0
     max_seq_len: int = 256

@@ -197,7 +197,7 @@ class Telling:
         """Append a word, with the article before it and its first letter as they must be."""
         if value[0] in "aeiou" and re.search(r"\b[Aa] $", self.text):
             self.text = self.text[:-1] + "n "
-        sentence_begins = not self.text or self.text.endswith((". ", '! "', ': "'))
+        sentence_begins = not self.text or self.text.endswith((". ", '. "', '! "', '? "', ': "'))
         self.text += value[0].upper() + value[1:] if sentence_begins else value
 
     def _fill(self, name: str, roles: dict[str, str]) -> str:

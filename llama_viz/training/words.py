@@ -61,16 +61,12 @@ def _boy(name: str) -> Character:
 
 
 GIRLS = (
-    "Ada Alice Amy Anna Bella Carla Clara Daisy Ella Emily Emma Esther Eva Fiona Flora Frida Grace "
-    "Greta Hanna Heidi Helen Holly Ida Iris Ivy Jane Julia Kate Laura Lena Lily Lucy Luna Mary "
-    "Maya Mia Mina Molly Nelly Nina Nora Olga Paula Penny Pia Polly Rosa Ruth Ruby Sally Sara "
-    "Selma Sophie Susan Tess Tilda Vera Viola Wendy Zoe"
+    "Ada Amy Anna Bella Clara Daisy Ella Emma Eva Flora Grace Hanna Ida Ivy Jane Kate Lena Lily "
+    "Lucy Mary Maya Mia Nina Nora Olga Polly Rosa Ruby Sara Tilda Vera Zoe"
 )
 BOYS = (
-    "Adam Alex Anton Arthur Ben Bill Bruno Carl Chris Colin Dan David Edgar Eli Emil Eric Felix "
-    "Finn Frank Fred George Gus Hans Harry Henry Hugo Ian Ivan Jack Jacob James Jim Joe John Jonas "
-    "Karl Kurt Lars Leo Liam Louis Luke Mark Martin Max Milo Nils Noah Oscar Otto Paul Peter "
-    "Ralph Robin Sam Simon Theo Tim Tom Victor"
+    "Adam Alex Ben Bill Carl Dan David Eli Eric Felix Finn Frank Fred Gus Henry Hugo Ivan Jack "
+    "James Jim Karl Leo Luke Mark Max Noah Oscar Otto Paul Sam Tim Tom"
 )
 CHILDREN = (*map(_girl, GIRLS.split()), *map(_boy, BOYS.split()))
 GROWN_UPS = (
@@ -79,18 +75,13 @@ GROWN_UPS = (
 )
 
 OBJECTS = tuple(
-    "ball balloon banner bat bear bell belt boat book boot bottle bow bowl bracelet brush bucket "
-    "button camera candle cap car card clock coat coin comb compass crayon crown cup dice doll "
-    "dress drum envelope fan feather flag flute fork globe glove hammer hat helmet hoop horn "
-    "jacket jar jug kettle key kite knife lamp lantern letter map marble mask mirror mitten mug "
-    "needle paper pebble pen pencil photo pillow pipe plate puppet purse puzzle ring robot rope "
-    "ruler scarf shell shirt shoe shovel sock spoon stamp star stick stone string sword thimble "
-    "ticket top torch towel toy train truck trumpet umbrella vase violin wagon wand watch wheel "
-    "whistle wig yoyo".split()
+    "ball balloon bell belt boat book bottle bowl brush bucket button camera candle cap clock "
+    "coat coin comb crown cup doll drum feather flag flute glove hammer hat helmet horn jacket "
+    "kettle key kite lamp letter map mask mirror mug needle pen pillow plate puppet purse ring "
+    "robot rope scarf shell shoe sock spoon stamp stick ticket torch truck whistle".split()
 )
 COLOURS = tuple(
-    "beige black blue bronze brown crimson golden green grey lilac navy orange pink purple red "
-    "scarlet silver violet white yellow".split()
+    "black blue bronze brown golden green grey orange pink purple red silver white yellow".split()
 )
 
 # Where a story plays, and what stands there: every noun goes with several prepositions, so that the
@@ -107,12 +98,6 @@ SETTINGS: dict[str, dict[str, str]] = {
         "fridge": "in behind beside", "stool": "on under behind", "drawer": "in under beside",
         "cupboard": "in behind under", "pan": "in under behind", "tray": "on under beside",
         "table": "on under beside", "window": "under beside near", "bin": "in behind beside",
-    },
-    "in the attic": {
-        "trunk": "in under behind", "ladder": "under behind beside", "beam": "on under near",
-        "cradle": "in under behind", "chimney": "behind beside near", "wardrobe": "in under behind",
-        "crate": "in under behind", "carpet": "on under beside", "harp": "under behind beside",
-        "hatch": "on beside near", "desk": "on under behind", "cage": "in under behind",
     },
     "in the garden": {
         "bench": "on under behind", "bush": "in under behind", "fence": "behind beside near",
@@ -132,35 +117,17 @@ SETTINGS: dict[str, dict[str, str]] = {
         "sand": "in under on", "pier": "on under beside", "canoe": "in under beside",
         "tree": "under behind near", "steps": "on under beside", "fire": "behind beside near",
     },
-    "on the ship": {
-        "mast": "on behind beside", "anchor": "on under behind", "cabin": "in behind beside",
-        "sail": "under behind near", "rudder": "on behind beside", "hammock": "in under beside",
-        "net": "in under behind", "deck": "on under near", "cannon": "in under behind",
-        "barrel": "in behind beside", "hold": "in under near", "chest": "in behind beside",
-    },
     "in the woods": {
         "cave": "in behind near", "oak": "under behind near", "stump": "on behind beside",
         "leaves": "in under on", "log": "on under behind", "rock": "on under behind",
         "stream": "in beside near", "bush": "in under behind", "moss": "on under in",
         "nest": "in under beside", "hut": "in behind near", "path": "on beside near",
     },
-    "at school": {
-        "desk": "on under behind", "board": "under behind near", "piano": "on under behind",
-        "mat": "on under beside", "window": "under beside near", "shelf": "on under beside",
-        "door": "behind beside near", "box": "in under behind", "chair": "on under behind",
-        "locker": "in behind beside", "easel": "on under behind", "tank": "in behind beside",
-    },
     "at the market": {
         "stall": "on under behind", "crate": "in under behind", "fountain": "in behind near",
         "statue": "behind beside near", "counter": "on under behind", "sack": "in under behind",
         "barrel": "in behind beside", "cart": "in under behind", "tent": "in behind beside",
         "bench": "on under behind", "wall": "on behind beside", "basket": "in under behind",
-    },
-    "at the castle": {
-        "tower": "in behind near", "throne": "on under behind", "moat": "in beside near",
-        "gate": "behind beside near", "stairs": "on under beside", "well": "in behind beside",
-        "shield": "on under behind", "armour": "in behind beside", "chapel": "in behind near",
-        "wall": "on behind beside", "carriage": "in under behind", "table": "on under beside",
     },
     "in the park": {
         "slide": "on under behind", "swing": "on under beside", "pond": "in beside near",
@@ -179,11 +146,10 @@ MONTHS = tuple(
 # One animal, several animals.
 ANIMALS = (
     ("ant", "ants"), ("bee", "bees"), ("bird", "birds"), ("cat", "cats"), ("cow", "cows"),
-    ("crab", "crabs"), ("deer", "deer"), ("dog", "dogs"), ("duck", "ducks"), ("fish", "fish"),
-    ("fly", "flies"), ("fox", "foxes"), ("frog", "frogs"), ("goat", "goats"), ("goose", "geese"),
-    ("hen", "hens"), ("horse", "horses"), ("lamb", "lambs"), ("mouse", "mice"), ("owl", "owls"),
-    ("pig", "pigs"), ("pony", "ponies"), ("rabbit", "rabbits"), ("sheep", "sheep"),
-    ("snail", "snails"), ("swan", "swans"), ("toad", "toads"), ("wolf", "wolves"),
+    ("dog", "dogs"), ("duck", "ducks"), ("fish", "fish"), ("fox", "foxes"), ("frog", "frogs"),
+    ("goat", "goats"), ("hen", "hens"), ("lamb", "lambs"), ("mouse", "mice"), ("owl", "owls"),
+    ("pig", "pigs"), ("rabbit", "rabbits"), ("sheep", "sheep"), ("snail", "snails"),
+    ("swan", "swans"),
 )  # fmt: skip
 
 # Words of one group rhyme with each other.
@@ -201,42 +167,34 @@ RHYMES = tuple(
 )  # fmt: skip
 
 WORDS: dict[str, tuple[Any, ...]] = {
-    "weather": tuple("bright chilly cloudy cold fine foggy hot mild misty rainy snowy stormy "
-                     "sunny warm windy".split()),
+    "weather": tuple("bright cloudy cold fine foggy hot misty rainy snowy sunny warm "
+                     "windy".split()),
     "time": ("morning", "day", "afternoon", "evening"),
     "adult": GROWN_UPS,
     "weekday": DAYS,
     "month": MONTHS,
-    "trait": tuple("bold brave busy calm careful cheerful clever curious eager friendly funny "
-                   "gentle honest jolly kind lively little lucky merry neat patient playful polite "
-                   "quick quiet shy silly strong sweet tall tidy wild wise young".split()),
-    "happy": tuple("cheerful content delighted glad happy jolly merry pleased proud thankful "
-                   "thrilled".split()),
-    "sad": tuple("afraid angry cross gloomy lonely puzzled sad sorry unhappy upset "
-                 "worried".split()),
-    "size": tuple("big broken clean dear fine funny heavy huge large little lovely narrow new nice "
-                  "odd old plain pretty rare round shiny small smooth soft strange thin tiny "
-                  "wooden".split()),
-    "slowly": tuple("carefully eagerly gladly happily loudly proudly quickly quietly sadly "
-                    "secretly slowly softly suddenly".split()),
-    "put": ("dropped", "hid", "laid", "left", "placed", "put", "stored", "stuffed"),
-    "said": ("called", "cried", "laughed", "said", "shouted", "whispered"),
-    "answered": ("answered", "explained", "replied", "said"),
-    "did": ("baked bread", "blew bubbles", "built a tower", "caught a fish", "climbed a tree",
-            "counted the clouds", "danced", "dug a hole", "drew a picture", "fed the hens",
-            "flew like a bird", "helped with the dishes", "hummed a tune", "jumped up and down",
-            "laughed out loud", "learned a poem", "looked at the stars", "made a face",
-            "painted a wall", "picked some flowers", "planted a seed", "played a game",
-            "read a story", "ran around", "rode a pony", "sang a song", "slept for an hour",
-            "stood on one leg", "swam in the river", "swept the floor", "told a joke",
-            "walked in the rain", "watered the plants", "wrote a letter"),
-    "change": ("a bell rang", "a cloud came by", "a door creaked", "a leaf fell",
-               "it began to rain", "it grew dark", "it was time to rest", "it was very quiet",
-               "somebody laughed",
-               "the birds sang", "the moon rose", "the rain stopped", "the sun came out",
-               "the wind blew"),
-    "food": ("apples", "bread", "beans", "berries", "biscuits", "butter", "cake", "carrots",
-             "cheese", "cherries", "corn", "cream", "eggs", "grapes", "honey", "ice cream", "jam",
-             "melon", "milk", "nuts", "olives", "onions", "pancakes", "peaches", "pears", "peas",
-             "pie", "plums", "potatoes", "pudding", "rice", "salad", "soup", "toast"),
+    "trait": tuple("brave busy careful cheerful clever curious friendly funny gentle jolly kind "
+                    "little lucky merry patient playful polite quiet shy strong tall "
+                   "wise young".split()),
+    "happy": tuple("cheerful content glad happy jolly merry pleased proud".split()),
+    "sad": tuple("angry cross gloomy lonely puzzled sad unhappy worried".split()),
+    "size": tuple("big clean fine funny heavy huge large little lovely new nice old pretty "
+                   "round shiny small soft strange tiny wooden".split()),
+    "slowly": tuple("carefully gladly happily loudly proudly quickly quietly sadly slowly "
+                    "softly".split()),
+    "put": ("dropped", "hid", "laid", "left", "placed", "put"),
+    "said": ("called", "cried", "said", "whispered"),
+    "answered": ("answered", "replied", "said"),
+    "did": ("baked bread", "blew bubbles", "climbed a tree", "danced", "dug a hole",
+            "drew a picture", "fed the hens", "hummed a tune", "jumped up and down",
+            "laughed out loud", "made a face", "painted a wall", "picked some flowers",
+            "planted a seed", "played a game", "read a story", "ran around", "sang a song",
+            "slept for an hour", "stood on one leg", "swept the floor", "told a joke",
+            "walked in the rain", "wrote a letter"),
+    "change": ("a bell rang", "a cloud came by", "a leaf fell", "it grew dark",
+               "it was time to rest", "it was very quiet", "the birds sang", "the rain stopped",
+               "the sun came out", "the wind blew"),
+    "food": ("apples", "bread", "beans", "berries", "butter", "cake", "carrots", "cheese", "corn",
+             "eggs", "grapes", "honey", "ice cream", "jam", "milk", "nuts", "pancakes", "pears",
+             "pie", "plums", "rice", "salad", "soup", "toast"),
 }  # fmt: skip
