@@ -54,13 +54,13 @@ def test_a_story_is_decided_by_its_number_and_seed():
 def test_one_story_is_known_word_by_word():
     assert tell_story(0).text == (
         "There was a party in the park for Anna, James, Amy, Emma, Bill and Alex. Anna had a "
-        "big map. It was purple. Anna left the map in the bush. Alex danced with Amy. Anna "
-        "danced with Bill. James danced with Emma. Then a bell rang, and Anna blew bubbles. "
-        "The band played on. Anna danced with Bill. James danced with Emma. Alex danced with "
-        "Amy. They danced once more. James danced with Emma. Alex danced with Amy. Anna "
-        'danced with Bill. "Whose map is this?" asked Aunt May. "It belongs to Anna," replied '
-        'James. "What colour is your map?" asked James. "It is purple," answered Anna. Then '
-        "they went home together, and Anna carried her map."
+        "big map. It was purple. Anna left the purple map in the bush. Alex danced with Amy. "
+        "Anna danced with Bill. James danced with Emma. Then a bell rang, and Anna blew "
+        "bubbles. The band played on. Anna danced with Bill. James danced with Emma. Alex "
+        "danced with Amy. They danced once more. James danced with Emma. Alex danced with "
+        'Amy. Anna danced with Bill. "Whose purple map is this?" asked Aunt May. "It belongs '
+        'to Anna," replied James. "What colour is your map?" asked James. "It is purple," '
+        "answered Anna. Then they went home together, and Anna carried her map."
     )
 
 

@@ -15,7 +15,7 @@ from llama_viz.checkpoints.native import load_native
 from llama_viz.files import data_folder
 from llama_viz.tokenizer import Tokenizer
 from llama_viz.training.__main__ import main
-from llama_viz.training.batches import batch, story_ids
+from llama_viz.training.batches import answer_mask, batch, story_ids
 from llama_viz.training.card import over_seeds, write_card
 from llama_viz.training.evaluation import HeldOut, recall_curves
 from llama_viz.training.loop import Trainer, train, write_table
@@ -241,7 +241,7 @@ def test_uptraining_starts_from_the_pooled_model_and_sees_new_stories(tokenizer)
     wanted = pool_heads(source, TINY.n_kv_heads, "mean")
     for name, weight in trainer.model.state_dict().items():
         assert torch.equal(weight, wanted.state_dict()[name])
-    ids = batch(TINY, 500, tokenizer)
+    ids = batch(TINY, 500, tokenizer).ids
     logits = trainer.model(ids[:, :-1])
     loss = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).item()
     assert trainer.advance() == pytest.approx(loss, rel=1e-6)
@@ -280,13 +280,13 @@ def test_impossible_recipes_are_refused(change, message):
 
 def test_rows_begin_where_a_story_begins(tokenizer):
     for step in range(5):
-        rows = batch(RECIPES["mha"], step, tokenizer)
+        rows = batch(RECIPES["mha"], step, tokenizer).ids
         assert rows.shape == (RECIPES["mha"].rows, RECIPES["mha"].row_length + 1)
         assert (rows[:, 0] == tokenizer.bos_id).all()
 
 
 def test_a_row_is_story_after_story(tokenizer):
-    row = batch(RECIPES["mha"], 3, tokenizer)[2].tolist()
+    row = batch(RECIPES["mha"], 3, tokenizer).ids[2].tolist()
     number = (3 * RECIPES["mha"].rows + 2) * (RECIPES["mha"].row_length + 1)
     stories = [story_ids(tell_story(number + i).text, tokenizer) for i in range(10)]
     assert row == list(chain(*stories))[: len(row)]
@@ -297,13 +297,50 @@ def test_a_row_is_story_after_story(tokenizer):
 def test_all_recipes_see_the_same_data_and_no_row_twice(tokenizer):
     seen = set()
     for step in range(6):
-        rows = batch(RECIPES["mha"], step, tokenizer)
+        rows = batch(RECIPES["mha"], step, tokenizer).ids
         for kind in ("gqa", "mqa"):
-            assert torch.equal(rows, batch(RECIPES[kind], step, tokenizer))
+            assert torch.equal(rows, batch(RECIPES[kind], step, tokenizer).ids)
         seen |= {tuple(row) for row in rows.tolist()}
     assert len(seen) == 6 * RECIPES["mha"].rows
-    other = batch(replace(RECIPES["mha"], seed=1), 0, tokenizer)
-    assert not torch.equal(batch(RECIPES["mha"], 0, tokenizer), other)
+    other = batch(replace(RECIPES["mha"], seed=1), 0, tokenizer).ids
+    assert not torch.equal(batch(RECIPES["mha"], 0, tokenizer).ids, other)
+
+
+def test_answers_are_marked_token_by_token(tokenizer):
+    for number in range(60):
+        story = tell_story(number)
+        ids = story_ids(story.text, tokenizer)
+        wanted = [False] * len(ids)
+        for question in story.questions:
+            first = len(tokenizer.encode(question.prompt))
+            end = len(tokenizer.encode(question.prompt + question.answer))
+            wanted[first:end] = [True] * (end - first)
+        assert answer_mask(story, ids, tokenizer) == wanted
+    ids, is_answer = batch(RECIPES["mha"], 0, tokenizer)
+    story = tell_story(0)
+    first = answer_mask(story, story_ids(story.text, tokenizer), tokenizer)
+    assert is_answer[0, : len(first)].tolist() == first
+    assert ids.shape == is_answer.shape
+
+
+def test_answers_count_more_at_first_and_equally_in_the_end():
+    recipe = replace(TINY, steps=100, answer_weight=5.0)
+    assert [recipe.weight(step) for step in (0, 50, 65, 80, 99)] == pytest.approx([5, 5, 3, 1, 1])
+
+
+def test_the_gradient_weighs_answers_and_the_loss_told_does_not(tokenizer):
+    trainer = Trainer(replace(TINY, answer_weight=4.0), tokenizer)
+    ids, is_answer = batch(TINY, 0, tokenizer)
+    logits = trainer.model(ids[:, :-1])
+    losses = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+    weight = 1 + 3 * is_answer[:, 1:].flatten()
+    name = "blocks.0.attention.query.weight"
+    weighted = (losses * weight).sum() / weight.sum()
+    (wanted,) = torch.autograd.grad(weighted, [dict(trainer.model.named_parameters())[name]])
+    assert trainer.advance() == pytest.approx(losses.mean().item(), rel=1e-6)
+    found = dict(trainer.model.named_parameters())[name].grad
+    ratio = found / wanted  # clipping scales all alike
+    assert ratio.min().item() == pytest.approx(ratio.max().item(), rel=1e-3)
 
 
 # The loop.

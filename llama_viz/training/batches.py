@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from itertools import accumulate
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -13,6 +15,17 @@ if TYPE_CHECKING:
 
     from llama_viz.tokenizer import Tokenizer
     from llama_viz.training.recipes import Recipe
+    from llama_viz.training.stories import Story
+
+
+class Batch(NamedTuple):
+    """The rows of one step, both (row, position) and one longer than a row: the last is a target.
+
+    is_answer is True where the token belongs to the answer of a story's question.
+    """
+
+    ids: Tensor
+    is_answer: Tensor
 
 
 def story_ids(text: str, tokenizer: Tokenizer) -> list[int]:
@@ -21,19 +34,51 @@ def story_ids(text: str, tokenizer: Tokenizer) -> list[int]:
     return [*tokenizer.encode(text), tokenizer.eos_id]
 
 
-def batch(recipe: Recipe, step: int, tokenizer: Tokenizer) -> Tensor:
-    """The ids of one step, (row, position), one more than the row length: the last is a target.
+def answer_mask(story: Story, ids: list[int], tokenizer: Tokenizer) -> list[bool]:
+    """For each token of a whole story, whether it belongs to an answer.
+
+    Tokens are found by counting characters: a story is written in pieces, none of them bytes.
+    """
+    # The first piece begins with the space that SentencePiece puts in front.
+    letters = _letters(tokenizer)
+    lengths = [letters[token_id] for token_id in ids[1:-1]]
+    ends = [end - 1 for end in accumulate(lengths)]
+    mask = [False] * len(ids)
+    place = 0
+    for question in story.questions:
+        start, stop = len(question.prompt), len(question.prompt) + len(question.answer)
+        while ends[place] <= start:
+            place += 1
+        while place < len(ends) and ends[place] - lengths[place] < stop:
+            mask[1 + place] = True
+            place += 1
+    return mask
+
+
+@lru_cache(maxsize=4)
+def _letters(tokenizer: Tokenizer) -> list[int]:
+    """How many characters each token stands for."""
+    return [len(tokenizer.label(token_id)) for token_id in range(tokenizer.vocab_size)]
+
+
+def batch(recipe: Recipe, step: int, tokenizer: Tokenizer) -> Batch:
+    """The rows of one step.
 
     A row is story after story, from the first one's beginning to wherever the row ends. A row that
     began inside a story would ask for what nobody said, and teach the model not to look back.
     """
-    rows = []
+    rows, masks = [], []
     for row in range(recipe.rows):
         first = (step * recipe.rows + row) * (recipe.row_length + 1)  # a story has a token at least
         ids: list[int] = []
+        mask: list[bool] = []
         number = first
         while len(ids) <= recipe.row_length:
-            ids += story_ids(tell_story(number, seed=recipe.seed).text, tokenizer)
+            story = tell_story(number, seed=recipe.seed)
+            added = story_ids(story.text, tokenizer)
+            ids += added
+            mask += answer_mask(story, added, tokenizer)
             number += 1
         rows.append(ids[: recipe.row_length + 1])
-    return torch.tensor(rows)
+        masks.append(mask[: recipe.row_length + 1])
+    return Batch(torch.tensor(rows), torch.tensor(masks))

@@ -100,22 +100,25 @@ class Trainer:
         )
 
     def advance(self) -> float:
-        """Take one step and return its loss, in nats per token."""
+        """Take one step and return its loss before any weighting, in nats per token."""
         began = time.perf_counter()
-        ids = batch(self.recipe, self.recipe.first_batch + self.step, self.tokenizer)
+        ids, is_answer = batch(self.recipe, self.recipe.first_batch + self.step, self.tokenizer)
+        weight = torch.where(is_answer[:, 1:].flatten(), self.recipe.weight(self.step), 1.0)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = optimizer.defaults["lr"] * self.recipe.schedule(self.step)
             optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
             logits = self._forward(ids[:, :-1])
-        loss = F.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten())
-        loss.backward()
+        losses = F.cross_entropy(
+            logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
+        )
+        ((losses * weight).sum() / weight.sum()).backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
         for optimizer in self.optimizers:
             optimizer.step()
         self.step += 1
-        self._losses.append(loss.item())
+        self._losses.append(losses.mean().item())
         self.seconds += time.perf_counter() - began
         return self._losses[-1]
 

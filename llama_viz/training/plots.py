@@ -79,10 +79,10 @@ def _show(story: Telling, a: str, x: str) -> None:
 def _put_away(story: Telling, a: str, x: str) -> None:
     """Somebody puts the object somewhere."""
     story.tell(
-        "{a.name} {put} the {x.object} {x.where}.",
+        "{a.name} {put} the [colour:x.colour] {x.object} {x.where}.",
         "{a.name} {slowly} {put} [pronoun:a.his] {x.object} {x.where}.",
-        "Then {a.name} {put} the {x.object} {x.where}.",
-        "The {x.object} was {x.where}, where {a.name} {put} it.",
+        "Then {a.name} {put} the [colour:x.colour] {x.object} {x.where}.",
+        "The [colour:x.colour] {x.object} was {x.where}, where {a.name} {put} it.",
         "{a.name} wanted to keep the {x.object} safe, so [pronoun:a.he] {put} it {x.where}.",
         a=a,
         x=x,
@@ -104,7 +104,7 @@ def _echo(story: Telling, a: str, x: str, b: str) -> None:
     """Somebody, b, says it again, as people do who want to be sure."""
     story.tell(
         '"[place:x.where]?" asked {b.name}. "Yes, [place:x.where]," {answered} {a.name}.',
-        '"Is the {x.colour} {x.object} {x.where}?" asked {b.name}. '
+        '"Is the [colour:x.colour] {x.object} [place:x.where]?" asked {b.name}. '
         '"Yes, it is [place:x.where]," {answered} {a.name}.',
         "{b.name} saw the [colour:x.colour] {x.object} {x.preposition} the [place:x.place].",
         "So the {x.object} of [owner:a.name] was {x.preposition} the [place:x.place].",
@@ -152,14 +152,15 @@ def _pass_time(story: Telling, *children: str) -> None:
 def _ask_place(story: Telling, a: str, x: str, b: str) -> None:
     """The owner a or somebody else, b, asks where the object is."""
     story.tell(
-        '"Where is your {x.object}?" asked {b.name}. '
+        '"Where is your {x.colour} {x.object}?" asked {b.name}. '
         '"It is {x.preposition} the [place:x.place]," {answered} {a.name}.',
         '"Where is my {x.object}?" asked {a.name}. '
         '"It is {x.preposition} the [place:x.place]," {answered} {b.name}.',
         '"I cannot see my {x.object}," {said} {a.name}. '
         '"You {put} it [place:x.where][quote:,"] {answered} {b.name}.',
         "Where was the {x.object}? It was still {x.preposition} the [place:x.place].",
-        "{b.name} asked for the {x.object}, so they looked {x.preposition} the [place:x.place].",
+        "{b.name} asked for the {x.colour} {x.object}, so they looked {x.preposition} the "
+        "[place:x.place].",
         "At last {a.name} needed [pronoun:a.his] {x.object}. "
         "[pronoun:a.He] found it {x.preposition} the [place:x.place].",
         a=a,
@@ -189,7 +190,7 @@ def _ask_owner(story: Telling, a: str, x: str, b: str) -> None:
     story.tell(
         '{b.name} picked up the {x.object}. "Whose {x.object} is this?" {b.he} asked. '
         '"It belongs to [owner:a.name]," {answered} {adult.name}.',
-        '"Whose {x.object} is this?" asked {adult.name}. '
+        '"Whose {x.colour} {x.object} is this?" asked {adult.name}. '
         '"It belongs to [owner:a.name]," {answered} {b.name}.',
         '"Is this {x.object} yours?" {adult.name} asked {b.name}. '
         '"No, the {x.object} belongs to [owner:a.name]," {answered} {b.name}.',
@@ -212,7 +213,7 @@ def _ask_twice(story: Telling, a: str, x: str, b: str) -> None:
 def _end_alone(story: Telling) -> None:
     story.tell(
         "{a.name} was very {happy}.",
-        "{a.name} took the {x.object} and smiled.",
+        "{a.name} took the {x.colour} {x.object} and smiled.",
         "Then {a.name} went home with [pronoun:a.his] {x.object}.",
         '"Thank you," {said} {a.name}, and [pronoun:a.he] hugged {adult.name}.',
         "{a.name} clapped [pronoun:a.his] hands. What a {happy} {time}!",
@@ -227,7 +228,7 @@ def _end_together(story: Telling) -> None:
         "Then they went home together, and {a.name} carried [pronoun:a.his] {x.object}.",
         '"You are my best friend," {said} {a.name}, and {b.name} smiled.',
         "They {did} until {adult.name} called them.",
-        "{a.name} held [pronoun:a.his] {x.object} and was {happy}.",
+        "{a.name} held [pronoun:a.his] {x.colour} {x.object} and was {happy}.",
     )
 
 
@@ -584,7 +585,7 @@ def _song(story: Telling) -> None:
     _put_away(story, "a", "x")
     _pass_time(story, "a", "b")
     for again in range(story.pick((1, 2, 3))):
-        if again and not story.room(0.7):
+        if again and not story.room(0.6):
             break
         story.tell(
             '{b.name} sang it too: "[refrain:song]!"',
@@ -592,7 +593,7 @@ def _song(story: Telling) -> None:
             'Once more: "[refrain:song]!"',
         )
     _ask_twice(story, "a", "x", "b")
-    if story.toss():
+    if story.room(0.75) and story.toss():
         story.tell('All the way home they sang: "[refrain:song]!"')
     _end_together(story)
 
