@@ -411,7 +411,7 @@ def test_an_interrupt_saves_the_run_and_loses_no_step(tokenizer, tmp_path, monke
 def test_a_state_of_another_recipe_is_refused(tokenizer, tmp_path):
     torch.save(Trainer(TINY, tokenizer).state_dict(), tmp_path / "run.pt")
     other = Trainer(replace(TINY, learning_rate=1e-3), tokenizer)
-    with pytest.raises(ValueError, match=r"another recipe: learning_rate 0.003, not 0.001"):
+    with pytest.raises(ValueError, match=r"another recipe: learning_rate 0.006, not 0.001"):
         train(other, state=tmp_path / "run.pt", **QUIET)
 
 

@@ -85,7 +85,9 @@ def pool_heads(model: Llama, n_kv_heads: int, pooling: str, *, seed: int = 0) ->
             f"give a smaller number that divides {config.n_kv_heads}"
         )
     fewer = replace(config, n_kv_heads=n_kv_heads)
-    pooled = initialize(Llama(fewer), torch.Generator().manual_seed(seed))
+    # Another draw than the one that the model itself began with.
+    generator = torch.Generator().manual_seed(seed + 1_000_000)
+    pooled = initialize(Llama(fewer), generator)
     weights = dict(model.state_dict())
     for name, weight in weights.items():
         if name.endswith(("attention.key.weight", "attention.value.weight")):
