@@ -14,7 +14,7 @@ import { shorten, tokenText, TokenText } from "./page/tokens.js";
 
 const COMPUTE_MS = 12; // of each frame, for maps that are not finished
 const ASK_FROM = 640; // positions: larger maps are the kernel's work, where there is one
-const MAPS_KEPT = 64;
+const MAPS_KEPT = 120;
 const LAYERS_KEPT = 4; // of those that were asked for one by one
 
 const VIEW_NAMES = ["model", "layer", "head", "row", "product"];
@@ -27,6 +27,7 @@ class Attention {
     this.view = view;
     this.about = header;
     this.n = header.n_positions;
+    this.nMaps = header.layers.length * header.n_heads;
     this.layers = new Map();
     this.summaries = new Map();
     this.maps = new Map();
@@ -165,12 +166,15 @@ class Attention {
   }
 
   /** The cells of a map for the screen, as numbers of colours; pooled where there are too many. */
-  map(layer, head, stage, side) {
+  map(layer, head, stage, side, isSmall) {
     const kind = stage === "weights" ? "weights" : "scores";
     const wanted = Math.min(side, this.n);
     const summary = this.summaries.get(layer);
     const rough = summary && this.summaryMap(summary, head, kind);
-    if (rough && this.about.side >= Math.min(wanted, this.n)) return rough;
+    if (rough && this.about.side >= wanted) return rough;
+    // Of all layers at once, only what is quickly done is shown more finely than in the summary.
+    const isQuick = this.layers.has(layer) && this.n <= ASK_FROM;
+    if (isSmall && !(isQuick && this.nMaps < MAPS_KEPT)) return rough ?? null;
     const key = `${layer} ${head} ${kind} ${wanted}`;
     const known = this.maps.get(key);
     if (known?.isDone) return known;
@@ -640,6 +644,7 @@ class AttentionView extends Explorer {
   showColours(limit) {
     const { stage } = this.state;
     const side = brief(limit);
+    this.colourBar.element.hidden = false;
     this.colourBar.show(
       stage === "weights"
         ? { kind: "sequential", low: "0", high: "1", meaning: "attention weight", masked: true }
@@ -714,14 +719,7 @@ class AttentionView extends Explorer {
     const { attention, surface, colours } = this;
     const pixels = Math.round(side * (surface.ratio || 1));
     const { stage } = this.state;
-    const map = isSmall
-      ? attention.summaries.has(layer) &&
-        attention.summaryMap(
-          attention.summaries.get(layer),
-          head,
-          stage === "weights" ? "weights" : "scores",
-        )
-      : attention.map(layer, head, stage, pixels);
+    const map = attention.map(layer, head, stage, pixels, isSmall);
     if (!map) {
       surface.context.fillStyle = colours.unseen;
       surface.context.fillRect(x, y, side, side);
@@ -805,7 +803,8 @@ class AttentionView extends Explorer {
   poolingInWords({ tiles }) {
     const { n_positions: n, side } = this.about;
     const pixels = Math.round(tiles[0].side * (this.surface.ratio || 1));
-    const shown = this.state.view === "model" ? Math.min(side, n) : Math.min(pixels, n);
+    const isPooled = this.state.view === "model" && this.attention.nMaps >= MAPS_KEPT;
+    const shown = Math.min(isPooled ? side : Math.max(pixels, side), n);
     const axes = "Down: queries, across: keys.";
     if (shown >= n) return axes;
     const kind = this.state.stage === "weights" ? "largest weight" : "score of the largest size";
@@ -844,8 +843,15 @@ class AttentionView extends Explorer {
     const sharers = groupsOf(about)[kvHead].filter((one) => one !== head);
     const shared = sharers.length ? `, as ${listed(sharers)} do${sharers.length > 1 ? "" : "es"}` : "";
     const pooled = this.poolingInWords({ tiles: [{ side: size }] });
-    const unknown = attention.layers.has(layer) || this.isLive ? "" : ` ${this.notHeld}`;
+    const isHere = attention.layers.has(layer) || this.isLive;
+    const unknown = isHere ? this.precision : ` ${this.notHeld}`;
     say(this.caption, `Head ${head} reads key/value head ${kvHead}${shared}. ${pooled}${unknown}`);
+  }
+
+  /** What is said where a file holds queries and keys less exactly than they were recorded. */
+  get precision() {
+    if (this.about.digits === 3 || this.isLive) return "";
+    return " This file keeps to 5 MB with 8 bits a number: two digits count.";
   }
 
   /** What is said of a layer that this page has only as a summary. */
@@ -910,7 +916,8 @@ class AttentionView extends Explorer {
     const name = isRow ? "key_position" : "pair";
     this.layout = { kind: "bars", left, slot, count: values.length, name };
     this.drawBars(values, at[name], stage === "weights" && isRow);
-    say(this.caption, isRow ? this.rowCaption(values) : this.productCaption(values));
+    const words = isRow ? this.rowCaption(values) : this.productCaption(values);
+    say(this.caption, `${words}${this.precision}`);
   }
 
   drawBars(values, chosen, isWeight) {

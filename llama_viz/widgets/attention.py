@@ -32,14 +32,15 @@ VIEWS = ("model", "layer", "head", "row", "product")
 STAGES = ("scores", "masked", "weights")
 TEXT_SHOWS = ("head", "layer", "model")
 
-# Cells of all pooled maps together; each has from 24 to 128 on a side.
-OVERVIEW_CELLS = 500_000
+# Cells of all pooled maps together; each has from 40 to 128 on a side.
+OVERVIEW_CELLS = 150_000
 ROWS_AT_ONCE = 256
 
 # With fewer bytes than this in all, a live page gets every layer at once.
 AT_ONCE_BYTES = 4_000_000
-# What a page without a kernel may hold of queries and keys, so that it stays below 5 MB as base64.
-EXPORT_BYTES = 3_250_000
+# What a page without a kernel may hold, so that it stays below 5 MB: base64 adds a third, and noise
+# as dense as quantized vectors deflates by less than a tenth.
+EXPORT_BYTES = 3_800_000
 # A map that is larger is asked of the kernel, at the resolution that is shown.
 LARGEST_SIDE = 2048
 
@@ -125,6 +126,8 @@ class AttentionExplorer(Explorer):
             for row, layer in enumerate(layers):
                 limit, summary = self._packed_summary(row)
                 header["limits"][str(layer)] = limit
+                if row not in kept:  # nothing is there to be normalized
+                    summary.pop("normalizer", None)
                 arrays |= _named(summary, layer)
         return header, arrays
 
@@ -162,7 +165,10 @@ class AttentionExplorer(Explorer):
         """Cells along each side of the pooled maps."""
         config = self.heads.config
         n_maps = len(self._rows) * config.n_heads
-        return min(self.heads.n_positions, int(np.clip((OVERVIEW_CELLS / n_maps) ** 0.5, 24, 128)))
+        n = self.heads.n_positions
+        if n_maps * n**2 <= 3 * OVERVIEW_CELLS:
+            return n
+        return min(n, int(np.clip((OVERVIEW_CELLS / n_maps) ** 0.5, 40, 128)))
 
     def summary(self, row: int) -> Summary:
         """The summary of the layer in this row of the trace, computed once."""
@@ -190,13 +196,17 @@ class AttentionExplorer(Explorer):
             if self.heads.has_vectors
             else {"float16": 2, "uint8": 1}
         )
+        n, heads = self.heads.n_positions, self.heads
+        left = EXPORT_BYTES - 2 * self.side**2 * heads.config.n_heads * len(rows)
+        # Each layer comes with its normalizers, and quantized vectors with their scales.
+        beside = 4 * n * (2 * heads.config.n_heads + heads.config.n_kv_heads)
         for packing, size in choices.items():
-            if size * per_layer * len(rows) <= EXPORT_BYTES:
+            each = size * per_layer + beside
+            if each * len(rows) <= left:
                 return packing, rows
-        packing, size = list(choices.items())[-1]
         chosen = self._row(self.state["layer"])
         nearest = sorted(rows, key=lambda row: (abs(row - chosen), row))
-        return packing, sorted(nearest[: EXPORT_BYTES // (size * per_layer)])
+        return packing, sorted(nearest[: max(left // each, 0)])
 
     def _layer(self, row: int, packing: str) -> dict[str, Any]:
         pack = {
@@ -349,9 +359,7 @@ class Heads:
                 queries = self._query[row, position:, head]
                 keys = self._key[row, : position + 1, config.kv_head_of_head[head]]
                 normalizer = summary.normalizer[head]
-                row_mean[: position + 1] += np.exp(
-                    keys @ queries[0] * scale - normalizer[position]
-                )
+                row_mean[: position + 1] += np.exp(keys @ queries[0] * scale - normalizer[position])
                 column_mean[position:] += np.exp(queries @ keys[-1] * scale - normalizer[position:])
         n_heads = len(summaries) * config.n_heads
         return (row_mean / n_heads).astype("f4"), (column_mean / n_heads).astype("f4")
@@ -502,9 +510,7 @@ def _draw_product(explorer: AttentionExplorer) -> Picture:
     )
 
 
-def _bars(
-    values: np.ndarray, title: str, detail: str, tokens: list[str] | None = None
-) -> Picture:
+def _bars(values: np.ndarray, title: str, detail: str, tokens: list[str] | None = None) -> Picture:
     figure = Picture(title, style.WIDTH, 4.2)
     figure.heading(title, detail)
     panel = figure.panel("bars", 0.85, 1.2, style.WIDTH - 1.1, 4.2 - style.HEADING - 1.3)
