@@ -102,7 +102,8 @@ class AttentionExplorer(Explorer):
         trace, config = self.trace, self.heads.config
         layers = [int(layer) for layer in trace["layer"].values]
         packing, kept = self._packing(whole)
-        header = {
+        limits: dict[str, float] = {}
+        header: dict[str, Any] = {
             "model": str(trace.attrs.get("model", "")),
             "kind": config.attention_kind,
             "layers": layers,
@@ -117,7 +118,7 @@ class AttentionExplorer(Explorer):
             "digits": 2 if packing in ("int8", "uint8") else 3,
             "edited": bool(trace.attrs.get("edited")),
             "layers_held": [layers[row] for row in kept],
-            "limits": {},
+            "limits": limits,  # of the scores of each layer
         }
         arrays: dict[str, Any] = {}
         for row in kept:
@@ -125,7 +126,7 @@ class AttentionExplorer(Explorer):
         if whole:
             for row, layer in enumerate(layers):
                 limit, summary = self._packed_summary(row)
-                header["limits"][str(layer)] = limit
+                limits[str(layer)] = limit
                 if row not in kept:  # nothing is there to be normalized
                     summary.pop("normalizer", None)
                 arrays |= _named(summary, layer)
@@ -417,7 +418,7 @@ def _tiles(explorer: AttentionExplorer, rows: list[int], what: str) -> Picture:
     figure = Picture(f"attention {stage} of {what}", style.WIDTH, height)
     figure.heading(f"Attention {stage}, {what}", _pooling_in_words(explorer))
     limit = max(explorer.summary(row).limit for row in rows)
-    image = None
+    image: Any = None
     for line, row in enumerate(rows):
         layer = int(explorer.trace["layer"].values[row])
         down = height - top - line * (side + gap) - side
