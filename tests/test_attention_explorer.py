@@ -62,13 +62,22 @@ class Reader:
         self.header = header
         self.query, self.key = arrays[f"query {layer}"], arrays[f"key {layer}"]
         self.normalizer = arrays[f"normalizer {layer}"]
+        self.corrected = None
+        if f"corrected place {layer}" in arrays:
+            self.corrected = [arrays[f"corrected {name} {layer}"] for name in ("place", "weight")]
 
     def scores(self, head):
         key = self.key[self.header["kv_head_of_head"][head]]
         return self.query[head] @ key.T / np.sqrt(self.header["head_dim"])
 
     def weights(self, head):
-        return np.tril(np.exp(self.scores(head) - self.normalizer[head][:, None]))
+        weights = np.tril(np.exp(self.scores(head) - self.normalizer[head][:, None]))
+        if self.corrected is not None:
+            places, values = self.corrected
+            own = places.astype(np.int64) // weights.size == head
+            assert np.all(weights.ravel()[places[own].astype(np.int64) % weights.size] >= 0.01)
+            weights.ravel()[places[own].astype(np.int64) % weights.size] = values[own] / 65535
+        return weights
 
 
 def sent(explorer, *, whole):
@@ -279,7 +288,9 @@ def test_the_export_is_below_5_mb(tmp_path, head_dim, n_kv_heads, packing):
     assert path.stat().st_size < 5_000_000
     assert explorer._packing(whole=True) == (packing, list(range(6)))
     header, arrays = sent(explorer, whole=True)
-    limit, relative = {"float32": (1e-5, 1e-4), "int16": (1e-3, 2e-3), "int8": (0.05, 0.3)}[packing]
+    limit, relative = {
+        "float32": (1e-5, 1e-4), "int16": (5e-4, 1e-3), "int8": (0.51 / 255, 0.1),
+    }[packing]  # fmt: skip
     for head in (0, 7):
         _, weights = exact(trace, 5, head)
         shown = Reader(header, arrays, 5).weights(head)

@@ -45,7 +45,12 @@ class Attention {
 
   vectors(array) {
     if (!this.about.has_vectors) return { map: array("map").numbers() };
-    return { query: array("query").numbers(), key: array("key").numbers() };
+    const vectors = { query: array("query").numbers(), key: array("key").numbers() };
+    const places = array("corrected place")?.values;
+    if (!places) return vectors;
+    const weights = array("corrected weight").values;
+    const corrected = new Map(Array.from(places, (place, i) => [place, weights[i] / 65535]));
+    return { ...vectors, corrected };
   }
 
   /** Ask the kernel once; what comes is kept, and drawn. */
@@ -106,7 +111,11 @@ class Attention {
       return this.layers.get(layer).map[head * triangle + (position * (position + 1)) / 2 + key];
     }
     const normalizer = this.summaries.get(layer).normalizer[head * this.n + position];
-    return Math.exp(this.score(layer, head, position, key) - normalizer);
+    const weight = Math.exp(this.score(layer, head, position, key) - normalizer);
+    // Vectors in 8 bits: where that shows, the file brings the weight itself.
+    const { corrected } = this.layers.get(layer);
+    if (!corrected || weight < 0.01) return weight;
+    return corrected.get((head * this.n + position) * this.n + key) ?? weight;
   }
 
   /** One query over all keys; NaN where a key is masked. */

@@ -217,7 +217,13 @@ class AttentionExplorer(Explorer):
             "int8": as_int8,
             "uint8": as_bytes,
         }[packing]
-        return {name: pack(values) for name, values in self.heads.stored(row).items()}
+        packed = {name: pack(values) for name, values in self.heads.stored(row).items()}
+        if packing == "int8":
+            vectors = {name: one.values() for name, one in packed.items()}
+            normalizer = self.summary(row).normalizer
+            assert normalizer is not None
+            packed |= self.heads.corrections(row, vectors, normalizer)
+        return packed
 
     def _packed_summary(self, row: int) -> tuple[float, dict[str, np.ndarray | Packed]]:
         summary = self.summary(row)
@@ -334,6 +340,30 @@ class Heads:
                 low = -_largest(-block, rows, edges[:-1])
                 scores[first:last] = np.where(high >= -low, high, low)
         return weights, scores, normalizer
+
+    def corrections(
+        self, row: int, vectors: dict[str, np.ndarray], normalizer: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Weights that rounded vectors would show wrong by more than half a 255th: few, and large.
+
+        Returns their places, (head x positions + query) x positions + key, and the weights.
+        """
+        n, config = self.n_positions, self.config
+        places, values = [], []
+        for head in range(config.n_heads):
+            query, key = vectors["query"][head], vectors["key"][config.kv_head_of_head[head]]
+            for start in range(0, n, ROWS_AT_ONCE):
+                end = min(start + ROWS_AT_ONCE, n)
+                scores = query[start:end] @ key.T * np.float32(config.head_dim**-0.5)
+                shown = np.exp(scores - normalizer[head, start:end, None])
+                exact, _ = self.weights(row, head, start, end, self.scores(row, head, start, end))
+                later = np.arange(n) > np.arange(start, end)[:, None]
+                wrong = (np.abs(shown - exact) > 0.5 / 255) & ~later
+                queries, keys = np.nonzero(wrong)
+                places.append((head * n + start + queries) * n + keys)
+                values.append(exact[wrong])
+        weights = np.rint(np.concatenate(values) * 65535).astype(np.uint16)
+        return {"corrected place": np.concatenate(places), "corrected weight": weights}
 
     def summary(self, row: int, side: int) -> Summary:
         """All heads of a layer, pooled."""
