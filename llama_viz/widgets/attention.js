@@ -202,7 +202,7 @@ class Attention {
       const task = known ?? this.task(layer, head, kind, wanted);
       this.keep(key, task);
       if (this.advance(task)) return task;
-      this.view.draw();
+      this.view.goOn();
     }
     return rough ?? null;
   }
@@ -722,6 +722,12 @@ class AttentionView extends Explorer {
     paint();
     this.painted.version = attention.version;
     if (attention.version !== before) this.draw();
+  }
+
+  /** Something of the canvas is not finished: paint it again with the next frame. */
+  goOn() {
+    this.painted.isUnfinished = true;
+    this.draw();
   }
 
   paintTile({ layer, head, x, y, side }, limit, isSmall) {

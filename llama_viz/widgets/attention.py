@@ -217,7 +217,9 @@ class AttentionExplorer(Explorer):
             "int8": as_int8,
             "uint8": as_bytes,
         }[packing]
-        packed = {name: pack(values) for name, values in self.heads.stored(row).items()}
+        packed: dict[str, Any] = {
+            name: pack(values) for name, values in self.heads.stored(row).items()
+        }
         if packing == "int8":
             vectors = {name: one.values() for name, one in packed.items()}
             normalizer = self.summary(row).normalizer

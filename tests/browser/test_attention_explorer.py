@@ -464,6 +464,21 @@ def test_the_theme_is_followed(explorer, page):
         assert explorer.picture() == light
 
 
+def test_maps_are_finished_beyond_their_summaries(tmp_path, explorer):
+    path = tmp_path / "page.html"
+    AttentionExplorer(synthetic(2, 4, 2, 16, n=400), view="head").save(path)
+    page = explorer.page.context.new_page()
+    page.goto(path.as_uri())
+    Explorer(page, "file")
+    n_changes = page.locator(".lv-attention-map").evaluate("""canvas => {
+      const { data } = canvas.getContext("2d").getImageData(0, 600, canvas.width, 1);
+      const colour = i => data[4 * i] | data[4 * i + 1] << 8 | data[4 * i + 2] << 16;
+      return [...Array(canvas.width - 1).keys()].filter(i => colour(i) !== colour(i + 1)).length;
+    }""")
+    page.close()
+    assert n_changes > 200  # a summary has 128 cells in a row
+
+
 def test_python_and_the_page_pick_together(explorer, page):
     if explorer.place == "file":
         pytest.skip("a file has no kernel")
