@@ -317,8 +317,10 @@ def test_a_cell_is_locked_and_let_go(explorer, page, trace):
 
 
 @pytest.mark.parametrize("view", VIEWS[:-1])
-def test_the_stage_changes_what_is_drawn_and_what_colours_mean(explorer, view):
+def test_the_stage_changes_what_is_drawn_and_what_colours_mean(explorer, trace, view):
     explorer.reset(layer=1, head=2)
+    explorer.zoom("head")  # a query with keys after it, which the mask hides
+    explorer.canvas.click(position=explorer.cell(12, 5, trace.sizes["position"]))
     explorer.zoom(view)
     seen = {}
     for stage in ("scores", "masked", "weights"):
@@ -467,7 +469,7 @@ def test_the_theme_is_followed(explorer, page):
 def test_maps_are_finished_beyond_their_summaries(tmp_path, explorer):
     path = tmp_path / "page.html"
     AttentionExplorer(synthetic(2, 4, 2, 16, n=400), view="head").save(path)
-    page = explorer.page.context.new_page()
+    page = explorer.page.context.browser.new_page(viewport={"width": 1280, "height": 1400})
     page.goto(path.as_uri())
     Explorer(page, "file")
     n_changes = page.locator(".lv-attention-map").evaluate("""canvas => {
@@ -476,7 +478,7 @@ def test_maps_are_finished_beyond_their_summaries(tmp_path, explorer):
       return [...Array(canvas.width - 1).keys()].filter(i => colour(i) !== colour(i + 1)).length;
     }""")
     page.close()
-    assert n_changes > 200  # a summary has 128 cells in a row
+    assert n_changes > 150  # a summary has 128 cells in a row
 
 
 def test_python_and_the_page_pick_together(explorer, page):
