@@ -6,8 +6,26 @@ explored with no weights at hand.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from llama_viz.widgets.attention import AttentionExplorer
 from llama_viz.widgets.explorer import Explorer, link
 from llama_viz.widgets.figure_browser import FigureBrowser
 from llama_viz.widgets.generation import GenerationExplorer
 
-__all__ = ["Explorer", "FigureBrowser", "GenerationExplorer", "link"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import xarray as xr
+
+# Explorers that open on a trace alone, by the name that `llama-viz export --explorer` takes.
+EXPLORERS: dict[str, Callable[[xr.Dataset], Explorer]] = {"attention": AttentionExplorer}
+
+__all__ = [
+    "EXPLORERS",
+    "AttentionExplorer",
+    "Explorer",
+    "FigureBrowser",
+    "GenerationExplorer",
+    "link",
+]

@@ -3,6 +3,8 @@
 import { element, newId } from "./elements.js";
 import { clamp } from "./numbers.js";
 
+const SHADES = 64;
+
 /** A token for a line of text: its label, and the character that its bytes completed. */
 export function tokenText(token) {
   if (!token) return "";
@@ -78,10 +80,10 @@ export class TokenText {
     );
   }
 
-  /** The background of each token, 0 to 1; null clears all. */
+  /** The background of each token, 0 to 1 in steps that an eye can tell apart; null clears all. */
   shade(values) {
     this.spans.forEach((span, position) => {
-      const shade = values ? Math.round(values[position] * 255) / 255 : 0;
+      const shade = values ? Math.round(values[position] * SHADES) / SHADES : 0;
       if (shade === this.shades[position]) return;
       this.shades[position] = shade;
       span.style.setProperty("--p", shade);
