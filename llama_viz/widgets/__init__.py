@@ -9,5 +9,6 @@ from __future__ import annotations
 from llama_viz.widgets.explorer import Explorer, link
 from llama_viz.widgets.figure_browser import FigureBrowser
 from llama_viz.widgets.generation import GenerationExplorer
+from llama_viz.widgets.rotary import RotaryExplorer
 
-__all__ = ["Explorer", "FigureBrowser", "GenerationExplorer", "link"]
+__all__ = ["Explorer", "FigureBrowser", "GenerationExplorer", "RotaryExplorer", "link"]
