@@ -67,11 +67,11 @@ def wrapped(angle: Any) -> Any:
     return angle + 2 * np.pi * (angle <= -np.pi)  # where the remainder was rounded up to a turn
 
 
-def applied_rotation_angle(trace: xr.Dataset) -> xr.DataArray:
-    """The angle by which rotary positions turn each pair: position x theta^(-2i / head_dim).
+def rotation_frequency(trace: xr.Dataset) -> xr.DataArray:
+    """How far each pair turns from one position to the next: theta^(-2i / head_dim).
 
-    Computed from the configuration (Su et al. 2021), its rope scaling included. Returns
-    (position, pair) in radians, with all whole turns.
+    Computed from the configuration (Su et al. 2021), its rope scaling included: all positions have
+    the same row, unless scaling is dynamic. Returns (position, pair), radians per position.
     """
     require(trace)
     config = config_of(trace)
@@ -79,14 +79,24 @@ def applied_rotation_angle(trace: xr.Dataset) -> xr.DataArray:
     step = trace["step_of_position"].values
     seen = np.searchsorted(step, step, side="right")  # positions there were, once the step was done
     frequency = [config.rotation_frequencies(pair, int(n_positions)) for n_positions in seen]
-    angle = trace["position"].values[:, None] * np.array(frequency)
     return xr.DataArray(
-        angle,
+        np.array(frequency),
         _coordinates(trace, "position") | {"pair": pair},
         ("position", "pair"),
-        "applied_rotation_angle",
-        {"long_name": "position x theta^(-2i / head_dim)", "units": "radian"},
+        "rotation_frequency",
+        {"long_name": "theta^(-2i / head_dim)", "units": "radian per position"},
     )
+
+
+def applied_rotation_angle(trace: xr.Dataset) -> xr.DataArray:
+    """The angle by which rotary positions turn each pair: position x theta^(-2i / head_dim).
+
+    Returns (position, pair) in radians, with all whole turns; see rotation_frequency.
+    """
+    frequency = rotation_frequency(trace)
+    angle = frequency * frequency["position"]
+    notes = {"long_name": "position x theta^(-2i / head_dim)", "units": "radian"}
+    return angle.rename("applied_rotation_angle").assign_attrs(notes)
 
 
 def measured_rotation_angle(trace: xr.Dataset, of: str = "query") -> xr.DataArray:
@@ -113,6 +123,30 @@ def measured_rotation_angle(trace: xr.Dataset, of: str = "query") -> xr.DataArra
         dims,
         f"measured_rotation_angle_of_{of}",
         {"long_name": f"angle between the {of} before and after rotation", "units": "radian"},
+    )
+
+
+def score_by_pair(trace: xr.Dataset, *, layer: int, head: int, query_position: int) -> xr.DataArray:
+    """What each pair of features adds to the scores of one query with every key.
+
+    (q[2i] k[2i] + q[2i+1] k[2i+1]) / sqrt(head_dim), from the rotated vectors of the run; the sum
+    over the pairs is the attention score, also where the mask hides it: keys after the query.
+    Returns (key_position, pair). Raises ValueError, with the choices, for what is not there.
+    """
+    require(trace, "query_rotated", "key_rotated")
+    layer, head = pick(trace, "layer", layer), pick(trace, "head", head)
+    query_position = pick(trace, "position", query_position)
+    kv_head = int(trace["kv_head_of_head"].sel(head=head))
+    query = trace["query_rotated"].sel(layer=layer, head=head, position=query_position)
+    key = trace["key_rotated"].sel(layer=layer, key_value_head=kv_head)
+    # The real part of one pair times the mirror image of the other is their dot product.
+    product = (_pairs_as_complex(query) * _pairs_as_complex(key).conj()).real
+    return xr.DataArray(
+        product / np.sqrt(config_of(trace).head_dim),
+        {"key_position": trace["position"].values, "pair": np.arange(product.shape[-1])},
+        ("key_position", "pair"),
+        "score_by_pair",
+        {"long_name": "(q[2i] k[2i] + q[2i+1] k[2i+1]) / sqrt(head_dim)"},
     )
 
 
@@ -223,7 +257,7 @@ def token_probability(trace: xr.Dataset) -> xr.DataArray:
 
 
 def _pairs_as_complex(vectors: xr.DataArray) -> np.ndarray:
-    """Features 2i and 2i + 1 as one complex number: (layer, position, head, pair)."""
+    """Features 2i and 2i + 1 as one complex number, along the last axis."""
     return vectors.values[..., 0::2].astype(np.complex128) + 1j * vectors.values[..., 1::2]
 
 

@@ -54,6 +54,51 @@ def test_applied_angles_are_the_recorded_ones(run):
     assert applied.values[50].tolist() == [50 * 10000 ** (-pair / 4) for pair in range(4)]
 
 
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        None,
+        lv.RopeScaling("linear", factor=4.0),
+        lv.RopeScaling("llama3", factor=8.0, original_max_seq_len=32),
+        lv.RopeScaling("dynamic", factor=2.0, original_max_seq_len=8),
+        lv.RopeScaling("divided", divisors=(1.0, 2.0, 3.0, 4.0)),
+    ],
+    ids=lambda scaling: scaling and scaling.kind,
+)
+def test_frequencies_are_those_of_the_run_whatever_the_scaling(scaling):
+    lm = random_model("gqa", rope_scaling=scaling)
+    trace = lv.record(lm, random_ids(lm, 12)[0].tolist(), max_new_tokens=5)
+    frequency = analysis.rotation_frequency(trace)
+    assert frequency.dims == ("position", "pair")
+    assert frequency.attrs["units"] == "radian per position"
+    angle = trace.position.values[:, None] * frequency.values
+    np.testing.assert_allclose(angle, trace.rotation_angle, atol=1e-5)
+    is_constant = np.array_equal(frequency[0], frequency[-1])
+    assert is_constant == (scaling is None or scaling.kind != "dynamic")
+
+
+def test_the_score_is_the_sum_of_its_pairs(run):
+    _, trace = run
+    split = analysis.score_by_pair(trace, layer=1, head=5, query_position=40)
+    assert split.dims == ("key_position", "pair")
+    recorded = trace.attention_scores.sel(layer=1, head=5, query_position=40)
+    largest = np.abs(recorded).max()
+    total = split.sum("pair").values
+    np.testing.assert_allclose(total[:41], recorded[:41], atol=1e-5 * max(1, largest))
+    # One of them by hand, feature by feature.
+    query = trace.query_rotated.values[1, 40, 5].tolist()
+    key = trace.key_rotated.values[1, 7, int(trace.kv_head_of_head[5])].tolist()
+    by_hand = (query[4] * key[4] + query[5] * key[5]) / math.sqrt(8)
+    assert split.values[7, 2] == pytest.approx(by_hand, rel=1e-12)
+
+
+def test_unknown_places_of_a_score_are_refused(trace):
+    with pytest.raises(ValueError, match="unknown head 8"):
+        analysis.score_by_pair(trace, layer=0, head=8, query_position=0)
+    with pytest.raises(ValueError, match="unknown position 11"):
+        analysis.score_by_pair(trace, layer=0, head=0, query_position=11)
+
+
 def test_rotation_keeps_norms(run):
     _, trace = run
     for name in ("query", "key"):

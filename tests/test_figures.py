@@ -23,6 +23,11 @@ from llama_viz.figures.next_token import escaped
 from llama_viz.tokenizer import visible
 from tests.reference import random_ids, random_model
 
+
+def last_position(trace):
+    return getattr(trace, "sizes", {"position": 1})["position"] - 1
+
+
 # Every figure with arguments that suit the random models.
 FIGURES = {
     "attention_map": lambda trace: figures.attention_map(trace, layer=1, head=3),
@@ -32,6 +37,9 @@ FIGURES = {
     "attention_heads": lambda trace: figures.attention_heads(trace, layer=2),
     "rms": figures.rms,
     "rotation_angles": lambda trace: figures.rotation_angles(trace, layer=1, head=6),
+    "score_by_pair": lambda trace: figures.score_by_pair(
+        trace, layer=1, head=6, query_position=last_position(trace), key_position=0
+    ),
     "cache_growth": figures.cache_growth,
     "token_probabilities": figures.token_probabilities,
     "candidates": figures.candidates,
@@ -235,6 +243,21 @@ def test_rotation_angles_of_many_pairs_choose_some():
     figure = figures.rotation_angles(lv.record(lm, [1, 2], max_new_tokens=3), layer=0, head=1)
     lanes = [axes.get_label() for axes in figure.axes[1:]]
     assert lanes == [f"pair {pair}" for pair in (0, 4, 9, 13, 18, 22, 27, 31)]
+
+
+def test_a_score_is_drawn_pair_by_pair_under_the_hands(trace):
+    figure = figures.score_by_pair(trace, layer=2, head=5, query_position=17, key_position=4)
+    heights = [bar.get_height() for bar in panel(figure, "pairs").patches]
+    recorded = float(trace.attention_scores.sel(
+        layer=2, head=5, query_position=17, key_position=4))  # fmt: skip
+    assert sum(heights) == pytest.approx(recorded, abs=1e-5 * max(1, abs(recorded)))
+    assert any(f"the score {sum(heights):.4g}" in text.get_text() for text in figure.texts)
+    hand = named(panel(figure, "hands").lines, "key_rotated 3")
+    across, up = (np.diff(ends)[0] for ends in hand.get_data())
+    key = trace.key_rotated.sel(layer=2, key_value_head=1, position=4).values
+    assert (across, up) == pytest.approx(tuple(key[6:8] / np.hypot(*key[6:8])), abs=1e-6)
+    with pytest.raises(ValueError, match="unknown key_position 20"):
+        figures.score_by_pair(trace, layer=2, head=5, query_position=17, key_position=20)
 
 
 @pytest.mark.parametrize("kind", ["mha", "gqa", "mqa"])
@@ -537,6 +560,7 @@ SOURCE = {
     "attention_map": "(trace, layer=1", "attention_scores": "(trace, layer=0",
     "attention_masked": "(trace, layer=2", "attention_stages": "(trace, layer=1",
     "attention_heads": "(trace, layer=2", "rotation_angles": "(trace, layer=1",
+    "score_by_pair": "(trace, layer=1",
     "rms": "", "cache_growth": "", "token_probabilities": "", "candidates": "",
 }  # fmt: skip
 
@@ -565,6 +589,7 @@ def test_a_part_of_a_trace_keeps_its_positions(trace):
         ("attention_heads", ["attention_weights"]),
         ("rms", ["rms"]),
         ("rotation_angles", ["query_rotated"]),
+        ("score_by_pair", ["key"]),
         ("cache_growth", ["cache_bytes_reserved"]),
         ("token_probabilities", ["logits", "sampled_probability"]),
         ("candidates", ["candidate_probability"]),

@@ -5,7 +5,7 @@ from llama_viz.figures.cache import cache_growth
 from llama_viz.figures.check import FigureMismatch, check
 from llama_viz.figures.next_token import candidates
 from llama_viz.figures.normalization import rms
-from llama_viz.figures.rotary import rotation_angles
+from llama_viz.figures.rotary import rotation_angles, score_by_pair
 from llama_viz.figures.text import token_probabilities
 
 __all__ = [
@@ -18,5 +18,6 @@ __all__ = [
     "check",
     "rms",
     "rotation_angles",
+    "score_by_pair",
     "token_probabilities",
 ]

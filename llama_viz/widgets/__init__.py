@@ -12,6 +12,7 @@ from llama_viz.widgets.attention import AttentionExplorer
 from llama_viz.widgets.explorer import Explorer, link
 from llama_viz.widgets.figure_browser import FigureBrowser
 from llama_viz.widgets.generation import GenerationExplorer
+from llama_viz.widgets.rotary import RotaryExplorer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
     import xarray as xr
 
 # Explorers that open on a trace alone, by the name that `llama-viz export --explorer` takes.
-EXPLORERS: dict[str, Callable[[xr.Dataset], Explorer]] = {"attention": AttentionExplorer}
+EXPLORERS: dict[str, Callable[[xr.Dataset], Explorer]] = {
+    "attention": AttentionExplorer,
+    "rotary": RotaryExplorer,
+}
 
 __all__ = [
     "EXPLORERS",
@@ -27,5 +31,6 @@ __all__ = [
     "Explorer",
     "FigureBrowser",
     "GenerationExplorer",
+    "RotaryExplorer",
     "link",
 ]

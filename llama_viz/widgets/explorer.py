@@ -116,7 +116,9 @@ class Explorer(anywidget.AnyWidget):
     page: ClassVar[str]
     title: ClassVar[str]
 
-    state = traitlets.Dict().tag(sync=True)
+    # Not echoed: while a page picks faster than the kernel answers, an echo of an earlier state
+    # would undo the latest.
+    state = traitlets.Dict().tag(sync=True, echo_update=False)
     # The page loads its content anew when this number changes.
     revision = traitlets.Int(0).tag(sync=True)
 

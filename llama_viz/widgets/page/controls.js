@@ -59,8 +59,10 @@ export function pills(words, options, onchange, attributes = {}) {
 /** A slider that says its value in words: write(value) gives them. */
 export function slider(words, { min, max, step = 1, write = String, ...attributes }, onchange) {
   const value = element("output", {});
+  // Named by itself: the first thing in its label that can be labelled is the output.
   const input = element("input", {
     type: "range",
+    "aria-label": words,
     min,
     max,
     step,
