@@ -1,5 +1,6 @@
 """Figures: functions that take a trace and return a picture of it; nothing is shown by itself."""
 
+from llama_viz.figures.architecture import architecture
 from llama_viz.figures.attention import attention_heads, attention_map, attention_stages
 from llama_viz.figures.cache import cache_growth
 from llama_viz.figures.check import FigureMismatch, check
@@ -10,6 +11,7 @@ from llama_viz.figures.text import token_probabilities
 
 __all__ = [
     "FigureMismatch",
+    "architecture",
     "attention_heads",
     "attention_map",
     "attention_stages",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from llama_viz.widgets.architecture import ArchitectureMap
 from llama_viz.widgets.attention import AttentionExplorer
 from llama_viz.widgets.explorer import Explorer, link
 from llama_viz.widgets.figure_browser import FigureBrowser
@@ -21,12 +22,14 @@ if TYPE_CHECKING:
 
 # Explorers that open on a trace alone, by the name that `llama-viz export --explorer` takes.
 EXPLORERS: dict[str, Callable[[xr.Dataset], Explorer]] = {
+    "architecture": ArchitectureMap,
     "attention": AttentionExplorer,
     "rotary": RotaryExplorer,
 }
 
 __all__ = [
     "EXPLORERS",
+    "ArchitectureMap",
     "AttentionExplorer",
     "Explorer",
     "FigureBrowser",
