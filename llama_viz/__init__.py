@@ -36,7 +36,7 @@ _PUBLIC = {
     "save_checkpoint": "checkpoints",
     "verify": "checkpoints.verification",
 }
-_SUBMODULES = ("analysis", "exercises", "figures", "widgets")
+_SUBMODULES = ("analysis", "exercises", "figures", "surgery", "widgets")
 
 __all__ = [*_PUBLIC, *_SUBMODULES]
 
