@@ -33,6 +33,7 @@ FIGURES = {
     "rms": figures.rms,
     "rotation_angles": lambda trace: figures.rotation_angles(trace, layer=1, head=6),
     "cache_growth": figures.cache_growth,
+    "with_and_without_cache": lambda trace: figures.with_and_without_cache(trace, layer=1, head=6),
     "token_probabilities": figures.token_probabilities,
     "candidates": figures.candidates,
 }

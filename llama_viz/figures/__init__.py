@@ -1,7 +1,7 @@
 """Figures: functions that take a trace and return a picture of it; nothing is shown by itself."""
 
 from llama_viz.figures.attention import attention_heads, attention_map, attention_stages
-from llama_viz.figures.cache import cache_growth
+from llama_viz.figures.cache import cache_growth, with_and_without_cache
 from llama_viz.figures.check import FigureMismatch, check
 from llama_viz.figures.next_token import candidates
 from llama_viz.figures.normalization import rms
@@ -19,4 +19,5 @@ __all__ = [
     "rms",
     "rotation_angles",
     "token_probabilities",
+    "with_and_without_cache",
 ]
