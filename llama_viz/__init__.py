@@ -43,6 +43,7 @@ _SUBMODULES = (
     "figures",
     "foundations",
     "glossary",
+    "surgery",
     "widgets",
 )
 

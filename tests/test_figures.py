@@ -41,6 +41,7 @@ FIGURES = {
         trace, layer=1, head=6, query_position=last_position(trace), key_position=0
     ),
     "cache_growth": figures.cache_growth,
+    "with_and_without_cache": lambda trace: figures.with_and_without_cache(trace, layer=1, head=6),
     "token_probabilities": figures.token_probabilities,
     "candidates": figures.candidates,
 }

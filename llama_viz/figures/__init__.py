@@ -2,7 +2,7 @@
 
 from llama_viz.figures.architecture import architecture
 from llama_viz.figures.attention import attention_heads, attention_map, attention_stages
-from llama_viz.figures.cache import cache_growth
+from llama_viz.figures.cache import cache_growth, with_and_without_cache
 from llama_viz.figures.check import FigureMismatch, check
 from llama_viz.figures.next_token import candidates
 from llama_viz.figures.normalization import rms
@@ -22,4 +22,5 @@ __all__ = [
     "rotation_angles",
     "score_by_pair",
     "token_probabilities",
+    "with_and_without_cache",
 ]

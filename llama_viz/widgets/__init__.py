@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from llama_viz.widgets.architecture import ArchitectureMap
 from llama_viz.widgets.attention import AttentionExplorer
+from llama_viz.widgets.cache import CacheExplorer
 from llama_viz.widgets.explorer import Explorer, link
 from llama_viz.widgets.figure_browser import FigureBrowser
 from llama_viz.widgets.generation import GenerationExplorer
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 EXPLORERS: dict[str, Callable[[xr.Dataset], Explorer]] = {
     "architecture": ArchitectureMap,
     "attention": AttentionExplorer,
+    "cache": CacheExplorer,
     "rotary": RotaryExplorer,
 }
 
@@ -31,6 +33,7 @@ __all__ = [
     "EXPLORERS",
     "ArchitectureMap",
     "AttentionExplorer",
+    "CacheExplorer",
     "Explorer",
     "FigureBrowser",
     "GenerationExplorer",

@@ -19,12 +19,12 @@ import {
   plural,
   total,
 } from "./page/numbers.js";
+import { Player } from "./page/player.js";
 import { shorten, tokenParts, tokenText, withBreaks } from "./page/tokens.js";
 
 const BUFFERS_PER_STEP = 3; // attention, RMS, angles
 const PLAN_DELAY_MS = 250;
 const ASK_AGAIN_MS = 2000;
-const PLAY_STEP_MS = 150;
 
 const PACES = [
   ["", "full speed"],
@@ -1135,39 +1135,6 @@ function sample(words, mark) {
   return element("span", { class: `lv-token ${mark}` }, words);
 }
 
-/** One step after another, by hand or played. */
-class Scrubber {
-  constructor(view) {
-    this.view = view;
-    this.play = element("button", {
-      type: "button",
-      class: "lv-play",
-      onclick: () => view.togglePlay(),
-    });
-    this.range = element("input", {
-      type: "range",
-      class: "lv-scrubber",
-      min: "0",
-      step: "1",
-      "aria-label": "Step",
-      oninput: () => view.scrub(Number(this.range.value)),
-    });
-    this.words = element("p", { class: "lv-moment" });
-    this.element = element("div", { class: "lv-scrub" }, this.play, this.range, this.words);
-  }
-
-  draw({ recording, step, position, isLastOfStep }, playing) {
-    const last = recording.steps.length - 1;
-    this.range.max = last;
-    this.range.value = step;
-    const words = momentInWords(recording, step, position, isLastOfStep);
-    this.words.textContent = words;
-    this.range.setAttribute("aria-valuetext", words);
-    this.play.textContent = playing ? "❚❚" : "▶";
-    this.play.setAttribute("aria-label", playing ? "Pause" : "Play the steps");
-  }
-}
-
 function momentInWords(recording, step, position, isLastOfStep) {
   const { start, end, written } = recording.steps[step];
   const last = recording.steps.length - 1;
@@ -1202,7 +1169,7 @@ class View extends Display {
   build() {
     this.controls = new Controls(this);
     this.story = new Story(this);
-    this.scrubber = new Scrubber(this);
+    this.player = new Player({ label: "Step", onstep: (step) => this.scrub(step) });
     this.attention = new AttentionPanel(this);
     this.panels = [
       this.attention,
@@ -1218,7 +1185,7 @@ class View extends Display {
       "div",
       { class: "lv-results" },
       this.story.box,
-      this.scrubber.element,
+      this.player.element,
       element("div", { class: "lv-panels" }, ...signals),
     );
     this.element.append(this.controls.element, this.empty, this.results);
@@ -1256,13 +1223,13 @@ class View extends Display {
   refreshRunning() {
     const running = this.model.get("running");
     if (running) this.following = true;
-    this.pause();
+    this.player.pause();
     this.controls.showRunning(running);
     this.draw();
   }
 
   remove() {
-    this.pause();
+    this.player.pause();
     this.recording.listeners.delete(this.onRecording);
     clearTimeout(this.controls.planning);
     super.remove();
@@ -1308,23 +1275,6 @@ class View extends Display {
     return this.attention.cursor?.key ?? -1;
   }
 
-  togglePlay() {
-    if (this.playing) return this.pause();
-    const last = this.recording.steps.length - 1;
-    if (this.step >= last) this.scrub(0);
-    this.playing = setInterval(() => {
-      this.scrub(this.step + 1);
-      if (this.step >= this.recording.steps.length - 1) this.pause();
-    }, PLAY_STEP_MS);
-    this.draw();
-  }
-
-  pause() {
-    clearInterval(this.playing);
-    this.playing = null;
-    this.draw();
-  }
-
   shortcut(event) {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
       event.preventDefault();
@@ -1343,7 +1293,9 @@ class View extends Display {
     if (!this.attention.width) this.measure();
     const moment = this.moment();
     this.controls.showProgress(recording, this.model.get("running"));
-    this.scrubber.draw(moment, Boolean(this.playing));
+    const last = recording.steps.length - 1;
+    const { step, position, isLastOfStep } = moment;
+    this.player.show(step, last, momentInWords(recording, step, position, isLastOfStep));
     for (const panel of this.panels) panel.draw(moment);
     this.story.draw(moment); // last, since it asks where its tokens have come to stand
     this.element.dataset.run = recording.run;
