@@ -3,6 +3,7 @@
 from llama_viz.figures.attention import attention_heads, attention_map, attention_stages
 from llama_viz.figures.cache import cache_growth
 from llama_viz.figures.check import FigureMismatch, check
+from llama_viz.figures.comparison import comparison
 from llama_viz.figures.next_token import candidates
 from llama_viz.figures.normalization import rms
 from llama_viz.figures.rotary import rotation_angles
@@ -16,6 +17,7 @@ __all__ = [
     "cache_growth",
     "candidates",
     "check",
+    "comparison",
     "rms",
     "rotation_angles",
     "token_probabilities",

@@ -6,8 +6,9 @@ explored with no weights at hand.
 
 from __future__ import annotations
 
+from llama_viz.widgets.compare import CompareExplorer
 from llama_viz.widgets.explorer import Explorer, link
 from llama_viz.widgets.figure_browser import FigureBrowser
 from llama_viz.widgets.generation import GenerationExplorer
 
-__all__ = ["Explorer", "FigureBrowser", "GenerationExplorer", "link"]
+__all__ = ["CompareExplorer", "Explorer", "FigureBrowser", "GenerationExplorer", "link"]
