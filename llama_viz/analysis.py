@@ -256,6 +256,43 @@ def token_probability(trace: xr.Dataset) -> xr.DataArray:
     )
 
 
+HEAD_KINDS = ("previous", "first", "induction")
+
+
+def head_kinds(trace: xr.Dataset) -> xr.DataArray:
+    """How much of its attention each head gives to three places, averaged over the positions.
+
+    "previous" is the position before, "first" the first one, and "induction" the one after the last
+    earlier occurrence of the same token, over the positions whose token occurred before (Olsson et
+    al. 2022; NaN where none did). Positions 0 and 1 have too little to choose from and are left
+    out. Returns (kind, layer, head), from 0 to 1.
+    """
+    require(trace, "attention_weights", "token")
+    weights = trace["attention_weights"].values.astype(np.float64)
+    ids = trace["token_id"].values.tolist()
+    last_seen: dict[int, int] = {}
+    pairs = []  # position, and what followed its token the last time
+    for position, token_id in enumerate(ids):
+        if token_id in last_seen and position >= 2:
+            pairs.append((position, last_seen[token_id] + 1))
+        last_seen[token_id] = position
+    here = np.arange(2, len(ids))
+    nothing = np.full(weights.shape[:2], np.nan)
+    queries, keys = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    means = [
+        weights[:, :, here, here - 1].mean(axis=-1) if len(here) else nothing,
+        weights[:, :, here, 0].mean(axis=-1) if len(here) else nothing,
+        weights[:, :, queries, keys].mean(axis=-1) if len(pairs) else nothing,
+    ]
+    return xr.DataArray(
+        np.stack(means),
+        _coordinates(trace, "layer", "head") | {"kind": list(HEAD_KINDS)},
+        ("kind", "layer", "head"),
+        "head_kinds",
+        {"long_name": "mean attention given to the previous, the first, the repeated position"},
+    )
+
+
 def _pairs_as_complex(vectors: xr.DataArray) -> np.ndarray:
     """Features 2i and 2i + 1 as one complex number, along the last axis."""
     return vectors.values[..., 0::2].astype(np.complex128) + 1j * vectors.values[..., 1::2]

@@ -316,3 +316,40 @@ def test_analysis_needs_no_weights_and_no_torch():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert printed.stdout.strip() == "False"
+
+
+# Kinds of heads
+
+
+def test_head_kinds_are_means_of_three_places():
+    lm = random_model("gqa")
+    ids = [4, 9, 2, 4, 9, 7, 9, 4, 4]
+    trace = lv.record_forward(lm, ids, taps=["attention_weights"])
+    kinds = analysis.head_kinds(trace)
+    assert kinds.dims == ("kind", "layer", "head")
+    assert kinds.shape == (3, 3, 8)
+    weights = trace["attention_weights"].values.astype(np.float64)
+    positions = range(2, len(ids))
+    # Written out: position, and the one after its token's last occurrence.
+    after = {3: 1, 4: 2, 6: 5, 7: 4, 8: 8}
+    for layer in range(3):
+        for head in range(8):
+            w = weights[layer, head]
+            expected = {
+                "previous": np.mean([w[i, i - 1] for i in positions]),
+                "first": np.mean([w[i, 0] for i in positions]),
+                "induction": np.mean([w[i, key] for i, key in after.items()]),
+            }
+            for kind, value in expected.items():
+                assert float(kinds.sel(kind=kind, layer=layer, head=head)) == pytest.approx(value)
+
+
+def test_head_kinds_of_short_and_of_new_tokens_are_nan():
+    lm = random_model("mqa")
+    for ids in ([3], [3, 4]):
+        assert analysis.head_kinds(lv.record_forward(lm, ids)).isnull().all()
+    kinds = analysis.head_kinds(lv.record_forward(lm, [3, 4, 5, 6]))
+    assert kinds.sel(kind="induction").isnull().all()
+    assert not kinds.sel(kind=["previous", "first"]).isnull().any()
+    with pytest.raises(ValueError, match="the trace has no attention_weights"):
+        analysis.head_kinds(lv.record_forward(lm, [3, 4], taps=["rms"]))

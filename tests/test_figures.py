@@ -290,6 +290,65 @@ def test_cache_growth_says_it_when_the_formula_does_not_hold(trace):
     assert "not equal at 2 steps" in named(figure.texts, "detail").get_text()
 
 
+def side_by_side(count=3, relabel=False):
+    """Runs of several kinds, of which the last has no attention and no logits."""
+    kinds = ("mha", "gqa", "mqa", "gqa")[:count]
+    runs = {f"{kind} {number}": recorded(random_model(kind)) for number, kind in enumerate(kinds)}
+    if relabel:
+        runs = {name: relabelled(trace) for name, trace in runs.items()}
+    return runs
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_a_comparison_draws_every_run_on_one_scale(count):
+    runs = side_by_side(count)
+    figure = figures.comparison(runs, [(1, 3)] * count)
+    for name, trace in runs.items():
+        (image,) = panel(figure, f"weights of {name}").images
+        assert image.get_clim() == (0, 1)
+        drawn = np.ma.filled(image.get_array(), 0)
+        np.testing.assert_array_equal(drawn, trace.attention_weights.values[1, 3])
+        line = named(panel(figure, "cache").lines, f"cache of {name}")
+        np.testing.assert_array_equal(line.get_ydata(), trace.cache_bytes_used.sum("layer"))
+        wires = panel(figure, f"wiring of {name}")
+        n_kv_heads = trace.attrs["config"]["n_kv_heads"]
+        assert len(named(wires.lines, "key/value heads").get_xdata()) == n_kv_heads
+    bars = panel(figure, "loss").patches
+    for bar, trace in zip(bars, runs.values(), strict=True):
+        nats = -np.log(analysis.token_probability(trace).values[1:9]).mean()
+        assert bar.get_width() == pytest.approx(nats)
+
+
+def test_a_comparison_is_legible():
+    for count in (2, 3, 4):
+        runs = side_by_side(count, relabel=True)
+        hostile = dict(zip(HOSTILE[:count], runs.values(), strict=True))
+        for named_runs in (runs, hostile):
+            figure = figures.comparison(named_runs, [(0, 7)] * count)
+            texts = texts_in_view(figure)
+            for index, (text, box) in enumerate(texts):
+                assert box.x0 >= 0, text
+                assert box.x1 <= figure.bbox.width, text
+                for other, beside in texts[:index]:
+                    wide = min(box.x1, beside.x1) - max(box.x0, beside.x0)
+                    high = min(box.y1, beside.y1) - max(box.y0, beside.y0)
+                    assert wide <= 2 or high <= 3.5, f"{text!r} covers {other!r}"
+
+
+def test_a_comparison_leaves_out_what_is_not_there(lm):
+    trace = recorded(lm)
+    bare = trace.drop_vars(["attention_weights", "logits"])
+    figure = figures.comparison({"whole": trace, "bare": bare}, [(0, 0), None])
+    assert "weights of bare" not in [axes.get_label() for axes in figure.axes]
+    assert "no logits" in [text.get_text() for text in panel(figure, "loss").texts]
+    with pytest.raises(ValueError, match="the trace has no attention_weights"):
+        figures.comparison({"bare": bare}, [(0, 0)])
+    with pytest.raises(ValueError, match="unknown layer 3"):
+        figures.comparison({"whole": trace}, [(3, 0)])
+    with pytest.raises(ValueError, match="one to 4 runs can be compared in a figure, got 0"):
+        figures.comparison({}, [])
+
+
 def test_token_probabilities_draw_every_token_once_and_in_order(trace):
     figure = figures.token_probabilities(trace)
     expected = analysis.token_probability(trace).values

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from llama_viz.widgets.architecture import ArchitectureMap
 from llama_viz.widgets.attention import AttentionExplorer
 from llama_viz.widgets.cache import CacheExplorer
+from llama_viz.widgets.compare import CompareExplorer
 from llama_viz.widgets.explorer import Explorer, link
 from llama_viz.widgets.figure_browser import FigureBrowser
 from llama_viz.widgets.generation import GenerationExplorer
@@ -34,6 +35,7 @@ __all__ = [
     "ArchitectureMap",
     "AttentionExplorer",
     "CacheExplorer",
+    "CompareExplorer",
     "Explorer",
     "FigureBrowser",
     "GenerationExplorer",

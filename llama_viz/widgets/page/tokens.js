@@ -57,7 +57,17 @@ export class TokenText {
 
   /** Show these tokens: {label, id, character}, a span each. */
   fill(tokens) {
-    this.spans = tokens.map((token, position) => {
+    this.spans = [];
+    this.shades = [];
+    this.active = 0;
+    this.element.replaceChildren();
+    this.extend(tokens);
+  }
+
+  /** The same text, grown: the tokens that are new are added behind the others. */
+  extend(tokens) {
+    for (let position = this.spans.length; position < tokens.length; position++) {
+      const token = tokens[position];
       const span = element(
         "span",
         {
@@ -71,13 +81,10 @@ export class TokenText {
         },
         ...tokenParts(token),
       );
-      return span;
-    });
-    this.shades = new Array(tokens.length).fill(0);
-    this.active = 0;
-    this.element.replaceChildren(
-      ...this.spans.flatMap((span, position) => withBreaks(span, tokens[position])),
-    );
+      this.spans.push(span);
+      this.shades.push(0);
+      this.element.append(...withBreaks(span, token));
+    }
   }
 
   /** The background of each token, 0 to 1 in steps that an eye can tell apart; null clears all. */
