@@ -8,7 +8,7 @@ import { ColourBar } from "./page/colours.js";
 import { button, menu, pills } from "./page/controls.js";
 import { element, say } from "./page/elements.js";
 import { Explorer, explorer } from "./page/explorer.js";
-import { brief, clamp, fixed, plural, threeDigits } from "./page/numbers.js";
+import { brief, clamp, fixed, plural, signed, threeDigits } from "./page/numbers.js";
 import { arrow, Picking } from "./page/picking.js";
 import { shorten, tokenText, TokenText } from "./page/tokens.js";
 
@@ -1138,8 +1138,6 @@ const HINTS = {
 const STAGE_WORDS = { scores: "Scores", masked: "Scores after the mask" };
 
 const listed = (numbers) => numbers.join(", ");
-
-const signed = (value) => (value < 0 ? `−${brief(-value)}` : brief(value));
 
 function groupsInWords({ kind, n_heads: nHeads, n_kv_heads: nGroups }) {
   if (nHeads === nGroups) return `${kind}: each head reads a key/value head of its own.`;

@@ -58,13 +58,8 @@ export function pills(words, options, onchange, attributes = {}) {
 
 /** A slider that says its value in words: write(value) gives them. */
 export function slider(words, { min, max, step = 1, write = String, ...attributes }, onchange) {
-<<<<<<< HEAD
-  const value = element("output", {});
-  // Named by itself: the first thing in its label that can be labelled is the output.
-=======
   // No output element: the label would name that one, the first that can be named, not the input.
   const value = element("span", {});
->>>>>>> ex-compare
   const input = element("input", {
     type: "range",
     "aria-label": words,
