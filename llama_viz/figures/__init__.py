@@ -4,7 +4,7 @@ from llama_viz.figures.attention import attention_heads, attention_map, attentio
 from llama_viz.figures.cache import cache_growth
 from llama_viz.figures.check import FigureMismatch, check
 from llama_viz.figures.next_token import candidates
-from llama_viz.figures.normalization import rms
+from llama_viz.figures.normalization import rms, vector_through_norm
 from llama_viz.figures.rotary import rotation_angles, score_by_pair
 from llama_viz.figures.text import token_probabilities
 
@@ -20,4 +20,5 @@ __all__ = [
     "rotation_angles",
     "score_by_pair",
     "token_probabilities",
+    "vector_through_norm",
 ]

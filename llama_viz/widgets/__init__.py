@@ -9,6 +9,14 @@ from __future__ import annotations
 from llama_viz.widgets.explorer import Explorer, link
 from llama_viz.widgets.figure_browser import FigureBrowser
 from llama_viz.widgets.generation import GenerationExplorer
+from llama_viz.widgets.norms import NormsExplorer
 from llama_viz.widgets.rotary import RotaryExplorer
 
-__all__ = ["Explorer", "FigureBrowser", "GenerationExplorer", "RotaryExplorer", "link"]
+__all__ = [
+    "Explorer",
+    "FigureBrowser",
+    "GenerationExplorer",
+    "NormsExplorer",
+    "RotaryExplorer",
+    "link",
+]
