@@ -18,6 +18,10 @@ from llama_viz.trace import VARIABLES
 # Bytes of one number of the types that a model can be loaded in.
 ITEMSIZE = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
+# The residual stream in the order of the data, and the ways to normalize it.
+RESIDUALS = ("residual_in", "residual_middle", "residual_out")
+NORMALIZATIONS = ("rms", "layer")
+
 # A pair of features shorter than this has lost the precision that a direction takes.
 SHORTEST_PAIR = {"float16": 1e-4}
 SHORTEST_PAIR_ELSEWHERE = 1e-30
@@ -190,6 +194,46 @@ def rms_of_residual(trace: xr.Dataset) -> xr.DataArray:
     )
 
 
+def relative_size(trace: xr.Dataset, of: str = "residual_out") -> xr.DataArray:
+    """The size of each feature of the residual stream beside the median size at its position.
+
+    of is "residual_in", "residual_middle" or "residual_out". A feature that is many times the
+    median is an outlier (Dettmers et al. 2022). Returns (layer, position, feature); NaN where the
+    median is 0.
+    """
+    size = np.abs(_residual(trace, of))
+    median = np.median(size, axis=-1, keepdims=True)
+    ratio = np.divide(size, median, out=np.full_like(size, np.nan), where=median > 0)
+    return _like_residual(trace, of, ratio, "relative_size", "|x| / median of |x|")
+
+
+def share_of_mean_square(trace: xr.Dataset, of: str = "residual_out") -> xr.DataArray:
+    """The part of each feature in the mean square that its norm divides by: x^2 / sum of x^2.
+
+    Returns (layer, position, feature), 1 together at each position; NaN where all features are 0.
+    """
+    square = _residual(trace, of) ** 2
+    total = square.sum(axis=-1, keepdims=True)
+    share = np.divide(square, total, out=np.full_like(square, np.nan), where=total > 0)
+    return _like_residual(trace, of, share, "share_of_mean_square", "x^2 / sum of x^2")
+
+
+def normalized(trace: xr.Dataset, of: str = "residual_out", *, kind: str = "rms") -> xr.DataArray:
+    """The residual stream normalized, before any gain; computed from the recording.
+
+    kind "rms" is x / sqrt(mean(x^2) + eps) (Zhang and Sennrich 2019), "layer" is LayerNorm without
+    parameters: (x - mean) / sqrt(variance + eps) (Ba et al. 2016), eps that of the model. Returns
+    (layer, position, feature).
+    """
+    if kind not in NORMALIZATIONS:
+        raise unknown_name("kind", kind, NORMALIZATIONS)
+    x = _residual(trace, of)
+    if kind == "layer":
+        x = x - x.mean(axis=-1, keepdims=True)
+    deviation = np.sqrt((x**2).mean(axis=-1, keepdims=True) + config_of(trace).norm_eps)
+    return _like_residual(trace, of, x / deviation, "normalized", f"{kind} norm without a gain")
+
+
 def cache_bytes(trace: xr.Dataset) -> xr.DataArray:
     """The bytes that the KV cache must hold after each step, by the formula.
 
@@ -291,6 +335,21 @@ def head_kinds(trace: xr.Dataset) -> xr.DataArray:
         "head_kinds",
         {"long_name": "mean attention given to the previous, the first, the repeated position"},
     )
+
+
+def _residual(trace: xr.Dataset, of: str) -> np.ndarray:
+    if of not in RESIDUALS:
+        raise unknown_name("residual", of, RESIDUALS)
+    require(trace, of)
+    return trace[of].values.astype(np.float64)
+
+
+def _like_residual(
+    trace: xr.Dataset, of: str, values: np.ndarray, name: str, meaning: str
+) -> xr.DataArray:
+    dims = ("layer", "position", "feature")
+    notes = {"long_name": f"{meaning} of {of}"}
+    return xr.DataArray(values, _coordinates(trace, *dims), dims, name, notes)
 
 
 def _pairs_as_complex(vectors: xr.DataArray) -> np.ndarray:

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 import llama_viz as lv
@@ -196,6 +197,57 @@ def test_rms_of_some_layers_only():
 
 
 # The KV cache
+
+
+@pytest.mark.parametrize("of", analysis.RESIDUALS)
+def test_normalized_is_what_torch_computes(run, of):
+    lm, trace = run
+    stream = torch.tensor(trace[of].values, dtype=torch.float64)
+    shape, eps = stream.shape[-1:], lm.config.norm_eps
+    for kind, function in (
+        ("rms", torch.nn.functional.rms_norm), ("layer", torch.nn.functional.layer_norm)
+    ):  # fmt: skip
+        ours = analysis.normalized(trace, of, kind=kind)
+        assert ours.dims == ("layer", "position", "feature")
+        np.testing.assert_allclose(ours, function(stream, shape, eps=eps), rtol=1e-12, atol=1e-13)
+
+
+def test_normalized_times_gain_is_what_the_queries_read(run):
+    """The norm that the model has: its output times the query weight is the recorded query."""
+    lm, trace = run
+    normed = analysis.normalized(trace, "residual_in").sel(layer=1)
+    gain = trace.norm_gain.sel(norm=2).values
+    weight = lm.model.get_parameter("blocks.1.attention.query.weight").numpy()
+    query = (normed.values * gain) @ weight.T.astype(np.float64)
+    recorded = trace["query"].sel(layer=1).values.reshape(51, -1)
+    np.testing.assert_allclose(query, recorded, atol=1e-5 * np.abs(recorded).max())
+
+
+def test_an_outlier_is_told_by_size_and_share(trace):
+    of = trace["residual_out"].copy(deep=True)
+    of[1, 3] = 1.0
+    of[1, 3, 7] = -100.0
+    of[2, 4] = 0.0
+    changed = trace.assign(residual_out=of)
+    size = analysis.relative_size(changed)
+    share = analysis.share_of_mean_square(changed)
+    assert size.dims == share.dims == ("layer", "position", "feature")
+    assert size.values[1, 3, 7] == 100
+    assert size.values[1, 3, 8] == 1
+    assert share.values[1, 3, 7] == pytest.approx(10_000 / 10_063)
+    np.testing.assert_allclose(share.values[0].sum(axis=-1), 1)
+    assert np.isnan(size.values[2, 4]).all()
+    assert np.isnan(share.values[2, 4]).all()
+    assert list(size.coords["token"].values) == list(trace.token.values)
+
+
+def test_unknown_residuals_and_kinds_are_refused(trace):
+    with pytest.raises(ValueError, match="unknown residual 'residual'.*residual_in"):
+        analysis.relative_size(trace, "residual")
+    with pytest.raises(ValueError, match="unknown kind 'batch'. Choose from: rms, layer"):
+        analysis.normalized(trace, kind="batch")
+    with pytest.raises(ValueError, match="the trace has no residual_middle; record it"):
+        analysis.normalized(trace.drop_vars("residual_middle"), "residual_middle")
 
 
 def test_cache_bytes_are_exact_at_every_step(run):

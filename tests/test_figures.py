@@ -36,6 +36,9 @@ FIGURES = {
     "attention_stages": lambda trace: figures.attention_stages(trace, layer=1, head=3),
     "attention_heads": lambda trace: figures.attention_heads(trace, layer=2),
     "rms": figures.rms,
+    "vector_through_norm": lambda trace: figures.vector_through_norm(
+        trace, layer=1, position=last_position(trace), residual="residual_middle"
+    ),
     "rotation_angles": lambda trace: figures.rotation_angles(trace, layer=1, head=6),
     "score_by_pair": lambda trace: figures.score_by_pair(
         trace, layer=1, head=6, query_position=last_position(trace), key_position=0
@@ -211,6 +214,22 @@ def test_rms_says_which_position_stands_out(trace):
     values[3, 7] = 40 * values[3].median()
     said = named(figures.rms(trace.assign(rms=values)).texts, "detail (measured)").get_text()
     assert f"position 7, {trace.token.values[7]}, 40 times the median at layer 1 feed-for" in said
+
+
+@pytest.mark.parametrize(("residual", "norm"), [("residual_in", 4), ("residual_out", 6)])
+def test_a_vector_is_drawn_before_and_after_its_norm(trace, residual, norm):
+    figure = figures.vector_through_norm(trace, layer=2, position=7, residual=residual)
+    heights = {
+        axes.get_label(): np.array([line[1, 1] for line in axes.collections[0].get_segments()])
+        for axes in figure.axes
+    }
+    vector = trace[residual].sel(layer=2, position=7).values
+    gain = trace.norm_gain.sel(norm=norm).values
+    np.testing.assert_allclose(heights[residual], vector)
+    np.testing.assert_allclose(heights["gain"], gain)
+    np.testing.assert_allclose(
+        heights["scaled, times gain"], vector / float(trace.rms[norm, 7]) * gain, rtol=1e-5
+    )
 
 
 def test_rotation_angles_draw_what_was_applied_and_what_was_measured(trace):
@@ -621,6 +640,7 @@ SOURCE = {
     "attention_masked": "(trace, layer=2", "attention_stages": "(trace, layer=1",
     "attention_heads": "(trace, layer=2", "rotation_angles": "(trace, layer=1",
     "score_by_pair": "(trace, layer=1",
+    "vector_through_norm": "(trace, layer=1",
     "rms": "", "cache_growth": "", "token_probabilities": "", "candidates": "",
 }  # fmt: skip
 
@@ -648,6 +668,7 @@ def test_a_part_of_a_trace_keeps_its_positions(trace):
         ("attention_stages", ["attention_scores"]),
         ("attention_heads", ["attention_weights"]),
         ("rms", ["rms"]),
+        ("vector_through_norm", ["norm_gain"]),
         ("rotation_angles", ["query_rotated"]),
         ("score_by_pair", ["key"]),
         ("cache_growth", ["cache_bytes_reserved"]),
@@ -678,7 +699,7 @@ def test_unknown_choices_are_listed(trace):
 def test_the_four_signals_are_enough_for_their_figures(lm):
     trace = recorded(lm, taps=lv.SIGNALS)
     for name in FIGURES:
-        if name not in ("token_probabilities", "candidates"):
+        if name not in ("token_probabilities", "candidates", "vector_through_norm"):
             FIGURES[name](trace)
 
 

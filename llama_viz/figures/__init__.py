@@ -6,7 +6,7 @@ from llama_viz.figures.cache import cache_growth, with_and_without_cache
 from llama_viz.figures.check import FigureMismatch, check
 from llama_viz.figures.comparison import comparison
 from llama_viz.figures.next_token import candidates
-from llama_viz.figures.normalization import rms
+from llama_viz.figures.normalization import rms, vector_through_norm
 from llama_viz.figures.rotary import rotation_angles, score_by_pair
 from llama_viz.figures.text import token_probabilities
 
@@ -24,5 +24,6 @@ __all__ = [
     "rotation_angles",
     "score_by_pair",
     "token_probabilities",
+    "vector_through_norm",
     "with_and_without_cache",
 ]

@@ -15,6 +15,7 @@ from llama_viz.widgets.compare import CompareExplorer
 from llama_viz.widgets.explorer import Explorer, link
 from llama_viz.widgets.figure_browser import FigureBrowser
 from llama_viz.widgets.generation import GenerationExplorer
+from llama_viz.widgets.norms import NormsExplorer
 from llama_viz.widgets.rotary import RotaryExplorer
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ EXPLORERS: dict[str, Callable[[xr.Dataset], Explorer]] = {
     "architecture": ArchitectureMap,
     "attention": AttentionExplorer,
     "cache": CacheExplorer,
+    "norms": NormsExplorer,
     "rotary": RotaryExplorer,
 }
 
@@ -39,6 +41,7 @@ __all__ = [
     "Explorer",
     "FigureBrowser",
     "GenerationExplorer",
+    "NormsExplorer",
     "RotaryExplorer",
     "link",
 ]

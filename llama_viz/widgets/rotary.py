@@ -12,8 +12,7 @@ import numpy as np
 
 from llama_viz import figures
 from llama_viz.analysis import config_of, require, rotation_frequency, score_by_pair
-from llama_viz.figures import style
-from llama_viz.figures.style import Picture
+from llama_viz.figures.style import words
 from llama_viz.widgets.explorer import Choice, Explorer, trace_of
 from llama_viz.widgets.messages import tokens_of
 from llama_viz.widgets.packing import as_int16
@@ -115,9 +114,7 @@ class RotaryExplorer(Explorer):
     def picture(self) -> Figure:
         """The hands and the score split by pair; what cannot be drawn is said."""
         if any(name not in self.trace for name in VECTORS):
-            words = Picture("rotary positions", style.WIDTH, style.HEADING)
-            words.heading("Rotary positions", self._notes()[0])
-            return words
+            return words("Rotary positions", self._notes()[0])
         shown = {name: self.state[name] for name in ("layer", "head", "key_position")}
         return figures.score_by_pair(self.trace, query_position=self.state["position"], **shown)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import pytest
@@ -20,10 +21,15 @@ CELLS = (
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory, family):
+def trace(family):
     trace = lv.record_forward(family["gqa"], range(1, len(HOSTILE) + 1))
+    return trace.assign_coords(token=("position", HOSTILE))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory, trace):
     path = tmp_path_factory.mktemp("saved") / "rotary.html"
-    RotaryExplorer(trace.assign_coords(token=("position", HOSTILE))).save(path)
+    RotaryExplorer(trace).save(path)
     return path
 
 
@@ -69,6 +75,25 @@ def test_a_slider_moves_by_key_and_by_mouse(explorer, label):
     slider.click(position={"x": 0.8 * slider.bounding_box()["width"], "y": 8})
     assert int(slider.input_value()) > 1
     assert explorer.changed(before) >= {"rotary-clocks", "rotary-split"}
+
+
+def test_the_hands_point_where_the_recorded_vectors_do(explorer, trace):
+    explorer.press(explorer.slider("Layer"), "Home", "ArrowRight")
+    explorer.press(explorer.slider("Head"), "End")
+    explorer.press(explorer.slider("Query position"), "End")
+    explorer.press(explorer.slider("Key position"), "Home", *["ArrowRight"] * 4)
+    centres, rounds, squares = explorer.root.evaluate("""root => ["dial", "query-tip", "key-tip"]
+      .map(name => [...root.querySelectorAll(`.lv-rotary-clocks .lv-rotary-${name}`)].map(node => {
+        const { x, y, width, height } = node.getBBox();
+        return [x + width / 2, y + height / 2];
+      }))""")
+    query = trace.query_rotated.sel(layer=1, head=7).values[-1]
+    key = trace.key_rotated.sel(layer=1, key_value_head=1).values[4]
+    for tips, vector in ((rounds, query), (squares, key)):
+        for pair, ((x, y), (tip_x, tip_y)) in enumerate(zip(centres, tips, strict=True)):
+            drawn = math.atan2(y - tip_y, tip_x - x)
+            recorded = math.atan2(vector[2 * pair + 1], vector[2 * pair])
+            assert math.cos(drawn - recorded) > 0.999
 
 
 def test_a_pair_is_pointed_at_and_picked(explorer):
@@ -128,6 +153,9 @@ def test_the_pairs_add_up_to_the_recorded_score(explorer):
 def test_both_may_move_but_one_alone_changes_the_score(explorer):
     both = explorer.slider("Shift both")
     start = score(explorer.text(".lv-rotary-moved"))
+    recorded = score(explorer.text(".lv-rotary-recorded"))
+    as_numbers = [float(number.replace("−", "-")) for number in (start, recorded)]
+    assert as_numbers[0] == pytest.approx(as_numbers[1], abs=1e-5 * max(1, abs(as_numbers[1])))
     before = explorer.pictures()
     for key, place in (("End", "+128"), ("Home", "−128")):
         explorer.press(both, key)

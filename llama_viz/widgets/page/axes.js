@@ -1,4 +1,4 @@
-// Vertical axes that do not begin at 0: around 0 for signed values, in powers of ten for large ranges.
+// Vertical axes that do not begin at 0: around 0 for signed values, or in powers of ten.
 
 import { brief, signed, ticks } from "./numbers.js";
 
