@@ -637,6 +637,7 @@ def test_some_layers_can_be_drawn(lm, name):
 
 SOURCE = {
     "attention_map": "(trace, layer=1", "attention_scores": "(trace, layer=0",
+    "with_and_without_cache": "(trace, layer=1",
     "attention_masked": "(trace, layer=2", "attention_stages": "(trace, layer=1",
     "attention_heads": "(trace, layer=2", "rotation_angles": "(trace, layer=1",
     "score_by_pair": "(trace, layer=1",
@@ -696,10 +697,13 @@ def test_unknown_choices_are_listed(trace):
         figures.attention_map(trace, layer=0, head=0, stage="weight")
 
 
+NEED_MORE = ("token_probabilities", "candidates", "vector_through_norm", "with_and_without_cache")
+
+
 def test_the_four_signals_are_enough_for_their_figures(lm):
     trace = recorded(lm, taps=lv.SIGNALS)
     for name in FIGURES:
-        if name not in ("token_probabilities", "candidates", "vector_through_norm"):
+        if name not in NEED_MORE:
             FIGURES[name](trace)
 
 

@@ -540,6 +540,7 @@ class CacheView extends Explorer {
       onpick: (position) => this.pick({ step: this.stepOf(position) }),
     });
     this.text.fill(header.tokens);
+    this.broughtIntoView = null;
     this.layerMenu = menu(
       "Layer",
       header.layers.map((layer) => [layer, `layer ${layer}`]),
@@ -718,6 +719,11 @@ class CacheView extends Explorer {
     this.text.mark("lv-cache-later", places(end + 1, tokens.length));
     const looked = this.picking.current;
     this.text.mark("lv-looked-at", looked === null ? [] : [looked]);
+    if (this.broughtIntoView === end) return;
+    this.broughtIntoView = end;
+    // The box scrolls, and nothing around it.
+    const box = this.text.element;
+    box.scrollTop = this.text.spans[end - 1].offsetTop - box.clientHeight / 2;
   }
 
   /** What goes in, and what comes out: a token, fed back as such. */
