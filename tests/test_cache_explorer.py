@@ -9,7 +9,8 @@ import torch
 
 import llama_viz as lv
 from llama_viz import figures, surgery
-from llama_viz.figures.cache import multiply_adds, step_coefficients
+from llama_viz.cost import step_coefficients
+from llama_viz.figures.cache import multiply_adds
 from llama_viz.widgets import CacheExplorer, cache
 from llama_viz.widgets.cache import pooled
 from llama_viz.widgets.packing import Packed

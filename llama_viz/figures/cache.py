@@ -9,6 +9,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter
 
 from llama_viz.analysis import ITEMSIZE, cache_bytes, config_of, pick, require
+from llama_viz.cost.operations import step_coefficients
 from llama_viz.figures import style
 from llama_viz.figures.style import Picture, styled
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
 
-    from llama_viz.config import ModelConfig
 
 FEWEST_STEPS = 8  # room is kept for so many, so that a single step is not one fat bar
 
@@ -170,19 +170,6 @@ def step_bounds(trace: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
         np.searchsorted(step_of_position, steps, side="left"),
         np.searchsorted(step_of_position, steps, side="right"),
     )
-
-
-def step_coefficients(config: ModelConfig) -> tuple[int, int]:
-    """(a, b): a step that ends at n positions takes a n + b n^2 multiply-adds without a cache.
-
-    With one it takes a + b n: the same two numbers, once per new position and not per position.
-    a is each matrix of the model once; b the two products of every query head with one key and one
-    value in every layer.
-    """
-    query_width, kv_width = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
-    in_layer = 2 * config.dim * (query_width + kv_width) + 3 * config.dim * config.hidden_dim
-    weights = config.n_layers * in_layer + config.vocab_size * config.dim
-    return weights, 2 * config.n_layers * query_width
 
 
 def multiply_adds(trace: xr.Dataset, *, use_cache: bool) -> np.ndarray:
