@@ -36,7 +36,16 @@ _PUBLIC = {
     "save_checkpoint": "checkpoints",
     "verify": "checkpoints.verification",
 }
-_SUBMODULES = ("analysis", "cost", "exercises", "figures", "foundations", "widgets")
+_SUBMODULES = (
+    "analysis",
+    "cost",
+    "exercises",
+    "figures",
+    "foundations",
+    "glossary",
+    "surgery",
+    "widgets",
+)
 
 __all__ = [*_PUBLIC, *_SUBMODULES]
 

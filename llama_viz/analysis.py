@@ -18,6 +18,10 @@ from llama_viz.trace import VARIABLES
 # Bytes of one number of the types that a model can be loaded in.
 ITEMSIZE = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
+# The residual stream in the order of the data, and the ways to normalize it.
+RESIDUALS = ("residual_in", "residual_middle", "residual_out")
+NORMALIZATIONS = ("rms", "layer")
+
 # A pair of features shorter than this has lost the precision that a direction takes.
 SHORTEST_PAIR = {"float16": 1e-4}
 SHORTEST_PAIR_ELSEWHERE = 1e-30
@@ -67,11 +71,11 @@ def wrapped(angle: Any) -> Any:
     return angle + 2 * np.pi * (angle <= -np.pi)  # where the remainder was rounded up to a turn
 
 
-def applied_rotation_angle(trace: xr.Dataset) -> xr.DataArray:
-    """The angle by which rotary positions turn each pair: position x theta^(-2i / head_dim).
+def rotation_frequency(trace: xr.Dataset) -> xr.DataArray:
+    """How far each pair turns from one position to the next: theta^(-2i / head_dim).
 
-    Computed from the configuration (Su et al. 2021), its rope scaling included. Returns
-    (position, pair) in radians, with all whole turns.
+    Computed from the configuration (Su et al. 2021), its rope scaling included: all positions have
+    the same row, unless scaling is dynamic. Returns (position, pair), radians per position.
     """
     require(trace)
     config = config_of(trace)
@@ -79,14 +83,24 @@ def applied_rotation_angle(trace: xr.Dataset) -> xr.DataArray:
     step = trace["step_of_position"].values
     seen = np.searchsorted(step, step, side="right")  # positions there were, once the step was done
     frequency = [config.rotation_frequencies(pair, int(n_positions)) for n_positions in seen]
-    angle = trace["position"].values[:, None] * np.array(frequency)
     return xr.DataArray(
-        angle,
+        np.array(frequency),
         _coordinates(trace, "position") | {"pair": pair},
         ("position", "pair"),
-        "applied_rotation_angle",
-        {"long_name": "position x theta^(-2i / head_dim)", "units": "radian"},
+        "rotation_frequency",
+        {"long_name": "theta^(-2i / head_dim)", "units": "radian per position"},
     )
+
+
+def applied_rotation_angle(trace: xr.Dataset) -> xr.DataArray:
+    """The angle by which rotary positions turn each pair: position x theta^(-2i / head_dim).
+
+    Returns (position, pair) in radians, with all whole turns; see rotation_frequency.
+    """
+    frequency = rotation_frequency(trace)
+    angle = frequency * frequency["position"]
+    notes = {"long_name": "position x theta^(-2i / head_dim)", "units": "radian"}
+    return angle.rename("applied_rotation_angle").assign_attrs(notes)
 
 
 def measured_rotation_angle(trace: xr.Dataset, of: str = "query") -> xr.DataArray:
@@ -113,6 +127,30 @@ def measured_rotation_angle(trace: xr.Dataset, of: str = "query") -> xr.DataArra
         dims,
         f"measured_rotation_angle_of_{of}",
         {"long_name": f"angle between the {of} before and after rotation", "units": "radian"},
+    )
+
+
+def score_by_pair(trace: xr.Dataset, *, layer: int, head: int, query_position: int) -> xr.DataArray:
+    """What each pair of features adds to the scores of one query with every key.
+
+    (q[2i] k[2i] + q[2i+1] k[2i+1]) / sqrt(head_dim), from the rotated vectors of the run; the sum
+    over the pairs is the attention score, also where the mask hides it: keys after the query.
+    Returns (key_position, pair). Raises ValueError, with the choices, for what is not there.
+    """
+    require(trace, "query_rotated", "key_rotated")
+    layer, head = pick(trace, "layer", layer), pick(trace, "head", head)
+    query_position = pick(trace, "position", query_position)
+    kv_head = int(trace["kv_head_of_head"].sel(head=head))
+    query = trace["query_rotated"].sel(layer=layer, head=head, position=query_position)
+    key = trace["key_rotated"].sel(layer=layer, key_value_head=kv_head)
+    # The real part of one pair times the mirror image of the other is their dot product.
+    product = (_pairs_as_complex(query) * _pairs_as_complex(key).conj()).real
+    return xr.DataArray(
+        product / np.sqrt(config_of(trace).head_dim),
+        {"key_position": trace["position"].values, "pair": np.arange(product.shape[-1])},
+        ("key_position", "pair"),
+        "score_by_pair",
+        {"long_name": "(q[2i] k[2i] + q[2i+1] k[2i+1]) / sqrt(head_dim)"},
     )
 
 
@@ -154,6 +192,46 @@ def rms_of_residual(trace: xr.Dataset) -> xr.DataArray:
         "rms_of_residual",
         {"long_name": "sqrt(mean(x^2) + eps) of the recorded residual stream"},
     )
+
+
+def relative_size(trace: xr.Dataset, of: str = "residual_out") -> xr.DataArray:
+    """The size of each feature of the residual stream beside the median size at its position.
+
+    of is "residual_in", "residual_middle" or "residual_out". A feature that is many times the
+    median is an outlier (Dettmers et al. 2022). Returns (layer, position, feature); NaN where the
+    median is 0.
+    """
+    size = np.abs(_residual(trace, of))
+    median = np.median(size, axis=-1, keepdims=True)
+    ratio = np.divide(size, median, out=np.full_like(size, np.nan), where=median > 0)
+    return _like_residual(trace, of, ratio, "relative_size", "|x| / median of |x|")
+
+
+def share_of_mean_square(trace: xr.Dataset, of: str = "residual_out") -> xr.DataArray:
+    """The part of each feature in the mean square that its norm divides by: x^2 / sum of x^2.
+
+    Returns (layer, position, feature), 1 together at each position; NaN where all features are 0.
+    """
+    square = _residual(trace, of) ** 2
+    total = square.sum(axis=-1, keepdims=True)
+    share = np.divide(square, total, out=np.full_like(square, np.nan), where=total > 0)
+    return _like_residual(trace, of, share, "share_of_mean_square", "x^2 / sum of x^2")
+
+
+def normalized(trace: xr.Dataset, of: str = "residual_out", *, kind: str = "rms") -> xr.DataArray:
+    """The residual stream normalized, before any gain; computed from the recording.
+
+    kind "rms" is x / sqrt(mean(x^2) + eps) (Zhang and Sennrich 2019), "layer" is LayerNorm without
+    parameters: (x - mean) / sqrt(variance + eps) (Ba et al. 2016), eps that of the model. Returns
+    (layer, position, feature).
+    """
+    if kind not in NORMALIZATIONS:
+        raise unknown_name("kind", kind, NORMALIZATIONS)
+    x = _residual(trace, of)
+    if kind == "layer":
+        x = x - x.mean(axis=-1, keepdims=True)
+    deviation = np.sqrt((x**2).mean(axis=-1, keepdims=True) + config_of(trace).norm_eps)
+    return _like_residual(trace, of, x / deviation, "normalized", f"{kind} norm without a gain")
 
 
 def cache_bytes(trace: xr.Dataset) -> xr.DataArray:
@@ -259,8 +337,23 @@ def head_kinds(trace: xr.Dataset) -> xr.DataArray:
     )
 
 
+def _residual(trace: xr.Dataset, of: str) -> np.ndarray:
+    if of not in RESIDUALS:
+        raise unknown_name("residual", of, RESIDUALS)
+    require(trace, of)
+    return trace[of].values.astype(np.float64)
+
+
+def _like_residual(
+    trace: xr.Dataset, of: str, values: np.ndarray, name: str, meaning: str
+) -> xr.DataArray:
+    dims = ("layer", "position", "feature")
+    notes = {"long_name": f"{meaning} of {of}"}
+    return xr.DataArray(values, _coordinates(trace, *dims), dims, name, notes)
+
+
 def _pairs_as_complex(vectors: xr.DataArray) -> np.ndarray:
-    """Features 2i and 2i + 1 as one complex number: (layer, position, head, pair)."""
+    """Features 2i and 2i + 1 as one complex number, along the last axis."""
     return vectors.values[..., 0::2].astype(np.complex128) + 1j * vectors.values[..., 1::2]
 
 

@@ -1,4 +1,4 @@
-"""The command line: llama-viz lab | generate | inspect | fetch | train."""
+"""The command line: llama-viz lab | generate | inspect | export | fetch | train."""
 
 from __future__ import annotations
 
@@ -76,6 +76,16 @@ def command_line() -> argparse.ArgumentParser:
     inspect.add_argument("path", help="a file, a folder, or a model's name")
     inspect.set_defaults(run=run_inspect, passes_on=False)
 
+    export = commands.add_parser(
+        "export", help="write an explorer of a saved trace: one HTML file, or a picture"
+    )
+    export.add_argument("trace", help="a trace that lv.save_trace wrote")
+    export.add_argument("path", help="where to: a path ending in .html, .png or .svg")
+    export.add_argument(
+        "--explorer", default="attention", help="which one; an unknown name lists the choices"
+    )
+    export.set_defaults(run=run_export, passes_on=False)
+
     fetch = commands.add_parser("fetch", help="bring a model from the network into the cache")
     fetch.add_argument("name", help="smollm2-135m, or hub:OWNER/NAME from the Hugging Face hub")
     fetch.set_defaults(run=run_fetch, passes_on=False)
@@ -132,6 +142,18 @@ def run_inspect(options: argparse.Namespace, others: list[str]) -> None:
     from llama_viz.inspection import inspect
 
     print(inspect(options.path))
+
+
+def run_export(options: argparse.Namespace, others: list[str]) -> None:
+    """Open a trace in an explorer and save that; no model is needed."""
+    from llama_viz.errors import unknown_name
+    from llama_viz.trace import load_trace
+    from llama_viz.widgets import EXPLORERS
+
+    if options.explorer not in EXPLORERS:
+        raise unknown_name("explorer", options.explorer, EXPLORERS)
+    EXPLORERS[options.explorer](load_trace(options.trace)).save(options.path)
+    print(options.path)
 
 
 def run_fetch(options: argparse.Namespace, others: list[str]) -> None:

@@ -121,16 +121,20 @@ def generate(
     top_p: float = 1.0,
     seed: int = 0,
     use_cache: bool = True,
+    forced: Sequence[int] = (),
 ) -> Generation:
     """Continue a prompt and return the whole continuation.
 
-    Stops at EOS, after max_new_tokens, or, with a warning, where the context is full.
+    Stops at EOS, after max_new_tokens, or, with a warning, where the context is full. forced are
+    the ids that the first steps write, whatever the model would have drawn; the seed's first draw
+    comes after them, as in a run whose prompt ends with them.
 
     Raises ValueError for an empty or too long prompt, unknown ids and impossible settings.
     """
     prompt_ids = lm.prompt_ids(prompt)
     sampling = Sampling(temperature, top_k, top_p, seed)
-    return finish(lm, prompt_ids, list(_steps(lm, prompt_ids, max_new_tokens, sampling, use_cache)))
+    steps = _steps(lm, prompt_ids, max_new_tokens, sampling, use_cache, forced)
+    return finish(lm, prompt_ids, list(steps))
 
 
 def stream(
@@ -142,11 +146,12 @@ def stream(
     top_p: float = 1.0,
     seed: int = 0,
     use_cache: bool = True,
+    forced: Sequence[int] = (),
 ) -> Iterator[Step]:
     """The same as generate, one step at a time."""
     prompt_ids = lm.prompt_ids(prompt)
     sampling = Sampling(temperature, top_k, top_p, seed)
-    return _steps(lm, prompt_ids, max_new_tokens, sampling, use_cache)
+    return _steps(lm, prompt_ids, max_new_tokens, sampling, use_cache, forced)
 
 
 def finish(lm: LanguageModel, prompt_ids: list[int], steps: list[Step]) -> Generation:
@@ -168,6 +173,16 @@ def check_new_tokens(max_new_tokens: int) -> None:
         raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
 
 
+def forced_ids(lm: LanguageModel, forced: Sequence[int], max_new_tokens: int) -> list[int]:
+    """The ids to force, checked; raises ValueError for unknown ids, or more than are written."""
+    ids = lm.prompt_ids(list(forced)) if len(forced) else []
+    if len(ids) > max_new_tokens:
+        raise ValueError(
+            f"{len(ids)} tokens are forced and max_new_tokens is {max_new_tokens}; raise it"
+        )
+    return ids
+
+
 def run_length(lm: LanguageModel, n_prompt: int, max_new_tokens: int) -> int:
     """Most positions that pass through the model: the last new token is never fed back."""
     return min(n_prompt + max_new_tokens - 1, lm.config.max_seq_len)
@@ -179,13 +194,15 @@ def _steps(
     max_new_tokens: int,
     sampling: Sampling,
     use_cache: bool,
+    forced: Sequence[int],
 ) -> Iterator[Step]:
     """Check the request at once, then hand out the steps."""
     check_new_tokens(max_new_tokens)
+    forced = forced_ids(lm, forced, max_new_tokens)
     cache = None
     if use_cache:
         cache = KVCache(lm.config, capacity=run_length(lm, len(prompt_ids), max_new_tokens))
-    return run_steps(lm, prompt_ids, max_new_tokens, sampling, cache, lm.model)
+    return run_steps(lm, prompt_ids, max_new_tokens, sampling, cache, lm.model, forced)
 
 
 def run_steps(
@@ -195,11 +212,13 @@ def run_steps(
     sampling: Sampling,
     cache: KVCache | None,
     forward: Callable[..., Tensor],
+    forced: Sequence[int] = (),
 ) -> Iterator[Step]:
     """The loop under every generation: pass the new ids, draw a token, feed it back.
 
     forward(ids, cache) passes ids (1, position) through the model; the recorder gives its own.
-    Without a cache all ids pass in every step.
+    Without a cache all ids pass in every step; a cache that holds the first of them is continued.
+    The first tokens are those that are forced.
     """
     generator = torch.Generator().manual_seed(sampling.seed)
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -207,13 +226,14 @@ def run_steps(
     eos_id = None if tokenizer is None else tokenizer.eos_id
     is_text_empty = tokenizer is None or not tokenizer.decode_bytes(prompt_ids)
     ids = list(prompt_ids)
-    start = 0
+    start = 0 if cache is None else cache.length
     for index in range(max_new_tokens):
         began = time.perf_counter()
         with torch.inference_mode():
             new = torch.tensor([ids[start:]], device=lm.device)
             logits = forward(new, cache)[0, -1]
-            token_id = sampling.draw(logits, generator)
+            is_forced = index < len(forced)
+            token_id = forced[index] if is_forced else sampling.draw(logits, generator)
             probability = float(logits.float().softmax(dim=-1)[token_id])
         end = len(ids)
         reason = _stop_reason(lm, token_id, eos_id, end, index + 1 == max_new_tokens)

@@ -15,6 +15,7 @@ class LayerCache:
         self._cache = cache
         self._keys: Tensor | None = None
         self._values: Tensor | None = None
+        self._dropped: Tensor | None = None
         self.length = 0
 
     @property
@@ -28,8 +29,16 @@ class LayerCache:
         return None if self._values is None else self._values[:, :, : self.length]
 
     @property
+    def dropped(self) -> Tensor | None:
+        """True at rows that attention does not see, (key_value_head, position); None: it sees all.
+
+        A dropped row keeps its place, so that every other row keeps its position.
+        """
+        return None if self._dropped is None else self._dropped[:, : self.length]
+
+    @property
     def bytes_used(self) -> int:
-        """Bytes of the positions held."""
+        """Bytes of the positions held, dropped rows included."""
         return self.bytes_reserved * self.length // self._cache.capacity
 
     @property
@@ -48,8 +57,22 @@ class LayerCache:
         end = start + key.shape[2]
         self._keys[:, :, start:end] = key
         self._values[:, :, start:end] = value
+        if self._dropped is not None:
+            self._dropped[:, start:end] = False
         self.length = end
         return self._keys[:, :, :end], self._values[:, :, :end]
+
+    def drop(self, kv_heads: Tensor, positions: Tensor) -> None:
+        """Let attention no longer see these rows, of every text in the batch."""
+        if self._keys is None:
+            raise ValueError("the cache is empty: there is nothing to drop")
+        if not len(positions):
+            return
+        if self._dropped is None:
+            shape = self._keys.shape[1:3]
+            with torch.inference_mode(False):  # so that any later pass may write to it
+                self._dropped = torch.zeros(shape, dtype=torch.bool, device=self._keys.device)
+        self._dropped[kv_heads[:, None], positions] = True
 
 
 class KVCache:

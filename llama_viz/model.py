@@ -113,36 +113,53 @@ class Attention(nn.Module):
         query = self.query_rotated(rotate(query, rotation)).transpose(1, 2)
         key = self.key_rotated(rotate(key, rotation)).transpose(1, 2)
         value = value.transpose(1, 2)  # (batch, key_value_head, position, head_feature)
+        dropped = None
         if cache is not None:
             key, value = cache.append(key, value)
+            dropped = cache.dropped
 
         observed = self.scores.observed or self.weights.observed
         attend = self._attend_written_out if observed else self._attend_fused
-        heads = self.head_output(attend(query, key, value).transpose(1, 2))
+        heads = self.head_output(attend(query, key, value, dropped).transpose(1, 2))
         return self.output(heads.flatten(-2))
 
-    def _attend_written_out(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def _attend_written_out(
+        self, query: Tensor, key: Tensor, value: Tensor, dropped: Tensor | None
+    ) -> Tensor:
         """softmax(query key^T / sqrt(head_dim) + mask) value, one step a line."""
         # Query heads that share a key/value head are rows of one product: no key is copied.
         grouped = query.reshape(*key.shape[:2], -1, self.head_dim)
         scores = grouped @ key.transpose(-2, -1) * self.head_dim**-0.5
         scores = self.scores(scores.view(*query.shape[:3], -1))
-        allowed = causal_mask(query.shape[2], key.shape[2], query.device)
+        allowed = self._allowed(query.shape[2], key.shape[2], dropped, query.device)
         masked = scores.masked_fill(~allowed, float("-inf"))
         weights = self.weights(masked.softmax(dim=-1, dtype=torch.float32).to(value.dtype))
         mixed = weights.reshape(*grouped.shape[:3], -1) @ value
         return mixed.view(*query.shape)
 
-    def _attend_fused(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def _attend_fused(
+        self, query: Tensor, key: Tensor, value: Tensor, dropped: Tensor | None
+    ) -> Tensor:
         """The same in one kernel, which keeps no scores."""
         n_new, n_held = query.shape[2], key.shape[2]
-        if n_new == 1:  # the newest position sees every key: nothing to mask
+        if n_new == 1 and dropped is None:  # the newest position sees every key: nothing to mask
             grouped = query.reshape(*key.shape[:2], -1, self.head_dim)
             return F.scaled_dot_product_attention(grouped, key, value).view(*query.shape)
-        mask = None if n_new == n_held else causal_mask(n_new, n_held, query.device)
+        is_plain = n_new == n_held and dropped is None
+        mask = None if is_plain else self._allowed(n_new, n_held, dropped, query.device)
         return F.scaled_dot_product_attention(
             query, key, value, mask, is_causal=mask is None, enable_gqa=True
         )
+
+    def _allowed(
+        self, n_queries: int, n_keys: int, dropped: Tensor | None, device: torch.device
+    ) -> Tensor:
+        """True where a query may look: not ahead, and not at rows that its cache has dropped."""
+        allowed = causal_mask(n_queries, n_keys, device)
+        if dropped is None:
+            return allowed
+        kept = ~dropped.repeat_interleave(self.n_heads // self.n_kv_heads, dim=0)
+        return allowed & kept[:, None]  # (head, query_position, key_position)
 
 
 def causal_mask(n_queries: int, n_keys: int, device: torch.device | None = None) -> Tensor:

@@ -28,6 +28,7 @@ from llama_viz.generation import (
     Step,
     check_new_tokens,
     finish,
+    forced_ids,
     run_length,
     run_steps,
 )
@@ -42,12 +43,14 @@ if TYPE_CHECKING:
     import xarray as xr
     from torch.utils.hooks import RemovableHandle
 
+    from llama_viz.kv_cache import LayerCache
     from llama_viz.language_model import LanguageModel
 
 logger = logging.getLogger("llama_viz")
 
 # What is not read at a tap: cache variables at the attention module, the rest after each pass.
 CACHE_VARIABLES = ("cache_length", "cache_bytes_used", "cache_bytes_reserved")
+MAPS = ("attention_scores", "attention_weights")
 LENS_VARIABLES = ("lens_id", "lens_probability")
 SAMPLED_VARIABLES = ("sampled_id", "sampled_probability")
 # How far the logit lens goes at once: rows x vocabulary numbers, 32 MB in float32.
@@ -92,12 +95,14 @@ def record(
     seed: int = 0,
     n_candidates: int = 10,
     progress: bool = False,
+    forced: Sequence[int] = (),
 ) -> xr.Dataset:
     """Generate as generate() does and return the trace of the run.
 
     taps are names of trace variables (None: all; lv.SIGNALS: the four signals), layers the numbers
     of the layers to keep (None: all), n_candidates how many of the likeliest tokens to keep.
-    progress shows a bar with the tokens written and the time left.
+    progress shows a bar with the tokens written and the time left. forced are the ids that the
+    first steps write, as in generate().
 
     Raises MemoryLimitError, before anything runs, where the trace could pass memory_limit (bytes,
     or a text such as "500MB"; None: no limit), and ValueError for unknown taps or layers.
@@ -106,8 +111,9 @@ def record(
     check_new_tokens(max_new_tokens)
     sampling = Sampling(temperature, top_k, top_p, seed)
     recorder = Recorder(
-        lm, prompt, prompt_ids, max_new_tokens, taps, layers, memory_limit, n_candidates, sampling
-    )
+        lm, prompt, prompt_ids, max_new_tokens, taps, layers, memory_limit, n_candidates, sampling,
+        forced_ids(lm, forced, max_new_tokens),
+    )  # fmt: skip
     steps = recorder.run()
     for _ in tqdm(steps, "recording", max_new_tokens, unit="token", disable=not progress):
         pass
@@ -127,6 +133,7 @@ def record_steps(
     top_p: float = 1.0,
     seed: int = 0,
     n_candidates: int = 10,
+    forced: Sequence[int] = (),
 ) -> Iterator[RecordedStep]:
     """The same as record, one step at a time: each step with the trace so far.
 
@@ -136,8 +143,9 @@ def record_steps(
     check_new_tokens(max_new_tokens)
     sampling = Sampling(temperature, top_k, top_p, seed)
     recorder = Recorder(
-        lm, prompt, prompt_ids, max_new_tokens, taps, layers, memory_limit, n_candidates, sampling
-    )
+        lm, prompt, prompt_ids, max_new_tokens, taps, layers, memory_limit, n_candidates, sampling,
+        forced_ids(lm, forced, max_new_tokens),
+    )  # fmt: skip
     return (RecordedStep(step, recorder.trace()) for step in recorder.run())
 
 
@@ -343,6 +351,7 @@ class Recorder:
         memory_limit: str | int | None,
         n_candidates: int,
         sampling: Sampling,
+        forced: Sequence[int] = (),
     ) -> None:
         self.lm = lm
         self.plan = _Plan.make(lm, len(prompt_ids), max_new_tokens, taps, layers, n_candidates)
@@ -358,6 +367,7 @@ class Recorder:
         self.prompt_ids = prompt_ids
         self.max_new_tokens = max_new_tokens
         self.sampling = sampling
+        self.forced = list(forced)
         self.steps: list[Step] = []
         self.edited: list[str] = []
         self._prompt_text = prompt if isinstance(prompt, str) else None
@@ -379,8 +389,9 @@ class Recorder:
         cache = KVCache(self.lm.config, capacity=self.plan.sizes["position"])
         with self._listening():
             for step in run_steps(
-                self.lm, self.prompt_ids, self.max_new_tokens, self.sampling, cache, self._forward
-            ):
+                self.lm, self.prompt_ids, self.max_new_tokens, self.sampling, cache, self._forward,
+                self.forced,
+            ):  # fmt: skip
                 self._keep_step(step)
                 yield step
 
@@ -438,7 +449,7 @@ class Recorder:
                     handles.append(module.register_forward_hook(
                         lambda module, args, output, keep=keep: keep(output)))  # fmt: skip
             for row, layer in enumerate(self.plan.layers):
-                if any(name in self._buffers for name in CACHE_VARIABLES):
+                if any(name in self._buffers for name in (*CACHE_VARIABLES, *MAPS)):
                     module = self.lm.model.get_submodule(f"blocks.{layer}.attention")
                     handles.append(module.register_forward_hook(
                         lambda module, args, output, row=row: self._keep_cache(row, args[2])
@@ -507,13 +518,24 @@ class Recorder:
 
         return keep
 
-    def _keep_cache(self, row: int, layer_cache: Any) -> None:
-        if self._bounds_of_my_pass() is None:
+    def _keep_cache(self, row: int, layer_cache: LayerCache) -> None:
+        bounds = self._bounds_of_my_pass()
+        if bounds is None:
             return
+        if layer_cache.dropped is not None:
+            self._mark_dropped(row, layer_cache.dropped, *bounds)
         for name in CACHE_VARIABLES:
             if name in self._buffers:
                 value = getattr(layer_cache, name.removeprefix("cache_"))
                 self._buffers[name][self._n_passes, row] = value
+
+    def _mark_dropped(self, row: int, dropped: Tensor, start: int, end: int) -> None:
+        """Rows that attention did not see are NaN in its maps."""
+        by_head = dropped[self.lm.config.kv_head_of_head, None].cpu()
+        for name in MAPS:
+            if name in self._buffers:
+                seen = self._buffers[name][row, :, start:end, :end]
+                seen.masked_fill_(by_head, float("nan"))
 
     # After each pass: what is computed from its values and the weights
 
@@ -665,6 +687,7 @@ class Recorder:
             "top_k": self.sampling.top_k,
             "top_p": self.sampling.top_p,
             "seed": self.sampling.seed,
+            "forced_ids": list(self.forced),
             "dtype": str(lm.dtype).removeprefix("torch."),
             "device": str(lm.device),
             "rope_layout": "interleaved",

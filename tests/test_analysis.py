@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 import llama_viz as lv
@@ -52,6 +53,51 @@ def test_applied_angles_are_the_recorded_ones(run):
     assert applied.dims == ("position", "pair")
     np.testing.assert_allclose(applied, trace.rotation_angle, atol=1e-5)
     assert applied.values[50].tolist() == [50 * 10000 ** (-pair / 4) for pair in range(4)]
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        None,
+        lv.RopeScaling("linear", factor=4.0),
+        lv.RopeScaling("llama3", factor=8.0, original_max_seq_len=32),
+        lv.RopeScaling("dynamic", factor=2.0, original_max_seq_len=8),
+        lv.RopeScaling("divided", divisors=(1.0, 2.0, 3.0, 4.0)),
+    ],
+    ids=lambda scaling: scaling and scaling.kind,
+)
+def test_frequencies_are_those_of_the_run_whatever_the_scaling(scaling):
+    lm = random_model("gqa", rope_scaling=scaling)
+    trace = lv.record(lm, random_ids(lm, 12)[0].tolist(), max_new_tokens=5)
+    frequency = analysis.rotation_frequency(trace)
+    assert frequency.dims == ("position", "pair")
+    assert frequency.attrs["units"] == "radian per position"
+    angle = trace.position.values[:, None] * frequency.values
+    np.testing.assert_allclose(angle, trace.rotation_angle, atol=1e-5)
+    is_constant = np.array_equal(frequency[0], frequency[-1])
+    assert is_constant == (scaling is None or scaling.kind != "dynamic")
+
+
+def test_the_score_is_the_sum_of_its_pairs(run):
+    _, trace = run
+    split = analysis.score_by_pair(trace, layer=1, head=5, query_position=40)
+    assert split.dims == ("key_position", "pair")
+    recorded = trace.attention_scores.sel(layer=1, head=5, query_position=40)
+    largest = np.abs(recorded).max()
+    total = split.sum("pair").values
+    np.testing.assert_allclose(total[:41], recorded[:41], atol=1e-5 * max(1, largest))
+    # One of them by hand, feature by feature.
+    query = trace.query_rotated.values[1, 40, 5].tolist()
+    key = trace.key_rotated.values[1, 7, int(trace.kv_head_of_head[5])].tolist()
+    by_hand = (query[4] * key[4] + query[5] * key[5]) / math.sqrt(8)
+    assert split.values[7, 2] == pytest.approx(by_hand, rel=1e-12)
+
+
+def test_unknown_places_of_a_score_are_refused(trace):
+    with pytest.raises(ValueError, match="unknown head 8"):
+        analysis.score_by_pair(trace, layer=0, head=8, query_position=0)
+    with pytest.raises(ValueError, match="unknown position 11"):
+        analysis.score_by_pair(trace, layer=0, head=0, query_position=11)
 
 
 def test_rotation_keeps_norms(run):
@@ -151,6 +197,57 @@ def test_rms_of_some_layers_only():
 
 
 # The KV cache
+
+
+@pytest.mark.parametrize("of", analysis.RESIDUALS)
+def test_normalized_is_what_torch_computes(run, of):
+    lm, trace = run
+    stream = torch.tensor(trace[of].values, dtype=torch.float64)
+    shape, eps = stream.shape[-1:], lm.config.norm_eps
+    for kind, function in (
+        ("rms", torch.nn.functional.rms_norm), ("layer", torch.nn.functional.layer_norm)
+    ):  # fmt: skip
+        ours = analysis.normalized(trace, of, kind=kind)
+        assert ours.dims == ("layer", "position", "feature")
+        np.testing.assert_allclose(ours, function(stream, shape, eps=eps), rtol=1e-12, atol=1e-13)
+
+
+def test_normalized_times_gain_is_what_the_queries_read(run):
+    """The norm that the model has: its output times the query weight is the recorded query."""
+    lm, trace = run
+    normed = analysis.normalized(trace, "residual_in").sel(layer=1)
+    gain = trace.norm_gain.sel(norm=2).values
+    weight = lm.model.get_parameter("blocks.1.attention.query.weight").numpy()
+    query = (normed.values * gain) @ weight.T.astype(np.float64)
+    recorded = trace["query"].sel(layer=1).values.reshape(51, -1)
+    np.testing.assert_allclose(query, recorded, atol=1e-5 * np.abs(recorded).max())
+
+
+def test_an_outlier_is_told_by_size_and_share(trace):
+    of = trace["residual_out"].copy(deep=True)
+    of[1, 3] = 1.0
+    of[1, 3, 7] = -100.0
+    of[2, 4] = 0.0
+    changed = trace.assign(residual_out=of)
+    size = analysis.relative_size(changed)
+    share = analysis.share_of_mean_square(changed)
+    assert size.dims == share.dims == ("layer", "position", "feature")
+    assert size.values[1, 3, 7] == 100
+    assert size.values[1, 3, 8] == 1
+    assert share.values[1, 3, 7] == pytest.approx(10_000 / 10_063)
+    np.testing.assert_allclose(share.values[0].sum(axis=-1), 1)
+    assert np.isnan(size.values[2, 4]).all()
+    assert np.isnan(share.values[2, 4]).all()
+    assert list(size.coords["token"].values) == list(trace.token.values)
+
+
+def test_unknown_residuals_and_kinds_are_refused(trace):
+    with pytest.raises(ValueError, match="unknown residual 'residual'.*residual_in"):
+        analysis.relative_size(trace, "residual")
+    with pytest.raises(ValueError, match="unknown kind 'batch'. Choose from: rms, layer"):
+        analysis.normalized(trace, kind="batch")
+    with pytest.raises(ValueError, match="the trace has no residual_middle; record it"):
+        analysis.normalized(trace.drop_vars("residual_middle"), "residual_middle")
 
 
 def test_cache_bytes_are_exact_at_every_step(run):
@@ -322,3 +419,40 @@ def test_analysis_needs_no_weights_and_no_torch():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert printed.stdout.strip() == "False"
+
+
+# Kinds of heads
+
+
+def test_head_kinds_are_means_of_three_places():
+    lm = random_model("gqa")
+    ids = [4, 9, 2, 4, 9, 7, 9, 4, 4]
+    trace = lv.record_forward(lm, ids, taps=["attention_weights"])
+    kinds = analysis.head_kinds(trace)
+    assert kinds.dims == ("kind", "layer", "head")
+    assert kinds.shape == (3, 3, 8)
+    weights = trace["attention_weights"].values.astype(np.float64)
+    positions = range(2, len(ids))
+    # Written out: position, and the one after its token's last occurrence.
+    after = {3: 1, 4: 2, 6: 5, 7: 4, 8: 8}
+    for layer in range(3):
+        for head in range(8):
+            w = weights[layer, head]
+            expected = {
+                "previous": np.mean([w[i, i - 1] for i in positions]),
+                "first": np.mean([w[i, 0] for i in positions]),
+                "induction": np.mean([w[i, key] for i, key in after.items()]),
+            }
+            for kind, value in expected.items():
+                assert float(kinds.sel(kind=kind, layer=layer, head=head)) == pytest.approx(value)
+
+
+def test_head_kinds_of_short_and_of_new_tokens_are_nan():
+    lm = random_model("mqa")
+    for ids in ([3], [3, 4]):
+        assert analysis.head_kinds(lv.record_forward(lm, ids)).isnull().all()
+    kinds = analysis.head_kinds(lv.record_forward(lm, [3, 4, 5, 6]))
+    assert kinds.sel(kind="induction").isnull().all()
+    assert not kinds.sel(kind=["previous", "first"]).isnull().any()
+    with pytest.raises(ValueError, match="the trace has no attention_weights"):
+        analysis.head_kinds(lv.record_forward(lm, [3, 4], taps=["rms"]))

@@ -23,6 +23,11 @@ from llama_viz.figures.next_token import escaped
 from llama_viz.tokenizer import visible
 from tests.reference import random_ids, random_model
 
+
+def last_position(trace):
+    return getattr(trace, "sizes", {"position": 1})["position"] - 1
+
+
 # Every figure with arguments that suit the random models.
 FIGURES = {
     "attention_map": lambda trace: figures.attention_map(trace, layer=1, head=3),
@@ -31,8 +36,15 @@ FIGURES = {
     "attention_stages": lambda trace: figures.attention_stages(trace, layer=1, head=3),
     "attention_heads": lambda trace: figures.attention_heads(trace, layer=2),
     "rms": figures.rms,
+    "vector_through_norm": lambda trace: figures.vector_through_norm(
+        trace, layer=1, position=last_position(trace), residual="residual_middle"
+    ),
     "rotation_angles": lambda trace: figures.rotation_angles(trace, layer=1, head=6),
+    "score_by_pair": lambda trace: figures.score_by_pair(
+        trace, layer=1, head=6, query_position=last_position(trace), key_position=0
+    ),
     "cache_growth": figures.cache_growth,
+    "with_and_without_cache": lambda trace: figures.with_and_without_cache(trace, layer=1, head=6),
     "token_probabilities": figures.token_probabilities,
     "candidates": figures.candidates,
 }
@@ -204,6 +216,22 @@ def test_rms_says_which_position_stands_out(trace):
     assert f"position 7, {trace.token.values[7]}, 40 times the median at layer 1 feed-for" in said
 
 
+@pytest.mark.parametrize(("residual", "norm"), [("residual_in", 4), ("residual_out", 6)])
+def test_a_vector_is_drawn_before_and_after_its_norm(trace, residual, norm):
+    figure = figures.vector_through_norm(trace, layer=2, position=7, residual=residual)
+    heights = {
+        axes.get_label(): np.array([line[1, 1] for line in axes.collections[0].get_segments()])
+        for axes in figure.axes
+    }
+    vector = trace[residual].sel(layer=2, position=7).values
+    gain = trace.norm_gain.sel(norm=norm).values
+    np.testing.assert_allclose(heights[residual], vector)
+    np.testing.assert_allclose(heights["gain"], gain)
+    np.testing.assert_allclose(
+        heights["scaled, times gain"], vector / float(trace.rms[norm, 7]) * gain, rtol=1e-5
+    )
+
+
 def test_rotation_angles_draw_what_was_applied_and_what_was_measured(trace):
     figure = figures.rotation_angles(trace, layer=1, head=6)
     measured = analysis.measured_rotation_angle(trace).sel(layer=1, head=6).values
@@ -237,6 +265,21 @@ def test_rotation_angles_of_many_pairs_choose_some():
     assert lanes == [f"pair {pair}" for pair in (0, 4, 9, 13, 18, 22, 27, 31)]
 
 
+def test_a_score_is_drawn_pair_by_pair_under_the_hands(trace):
+    figure = figures.score_by_pair(trace, layer=2, head=5, query_position=17, key_position=4)
+    heights = [bar.get_height() for bar in panel(figure, "pairs").patches]
+    recorded = float(trace.attention_scores.sel(
+        layer=2, head=5, query_position=17, key_position=4))  # fmt: skip
+    assert sum(heights) == pytest.approx(recorded, abs=1e-5 * max(1, abs(recorded)))
+    assert any(f"the score {sum(heights):.4g}" in text.get_text() for text in figure.texts)
+    hand = named(panel(figure, "hands").lines, "key_rotated 3")
+    across, up = (np.diff(ends)[0] for ends in hand.get_data())
+    key = trace.key_rotated.sel(layer=2, key_value_head=1, position=4).values
+    assert (across, up) == pytest.approx(tuple(key[6:8] / np.hypot(*key[6:8])), abs=1e-6)
+    with pytest.raises(ValueError, match="unknown key_position 20"):
+        figures.score_by_pair(trace, layer=2, head=5, query_position=17, key_position=20)
+
+
 @pytest.mark.parametrize("kind", ["mha", "gqa", "mqa"])
 def test_cache_growth_stacks_the_recorded_bytes_under_the_formula(kind):
     trace = recorded(random_model(kind))
@@ -264,6 +307,65 @@ def test_cache_growth_says_it_when_the_formula_does_not_hold(trace):
     wrong[3:5] += 1
     figure = figures.cache_growth(trace.assign(cache_bytes_used=wrong))
     assert "not equal at 2 steps" in named(figure.texts, "detail").get_text()
+
+
+def side_by_side(count=3, relabel=False):
+    """Runs of several kinds, of which the last has no attention and no logits."""
+    kinds = ("mha", "gqa", "mqa", "gqa")[:count]
+    runs = {f"{kind} {number}": recorded(random_model(kind)) for number, kind in enumerate(kinds)}
+    if relabel:
+        runs = {name: relabelled(trace) for name, trace in runs.items()}
+    return runs
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_a_comparison_draws_every_run_on_one_scale(count):
+    runs = side_by_side(count)
+    figure = figures.comparison(runs, [(1, 3)] * count)
+    for name, trace in runs.items():
+        (image,) = panel(figure, f"weights of {name}").images
+        assert image.get_clim() == (0, 1)
+        drawn = np.ma.filled(image.get_array(), 0)
+        np.testing.assert_array_equal(drawn, trace.attention_weights.values[1, 3])
+        line = named(panel(figure, "cache").lines, f"cache of {name}")
+        np.testing.assert_array_equal(line.get_ydata(), trace.cache_bytes_used.sum("layer"))
+        wires = panel(figure, f"wiring of {name}")
+        n_kv_heads = trace.attrs["config"]["n_kv_heads"]
+        assert len(named(wires.lines, "key/value heads").get_xdata()) == n_kv_heads
+    bars = panel(figure, "loss").patches
+    for bar, trace in zip(bars, runs.values(), strict=True):
+        nats = -np.log(analysis.token_probability(trace).values[1:9]).mean()
+        assert bar.get_width() == pytest.approx(nats)
+
+
+def test_a_comparison_is_legible():
+    for count in (2, 3, 4):
+        runs = side_by_side(count, relabel=True)
+        hostile = dict(zip(HOSTILE[:count], runs.values(), strict=True))
+        for named_runs in (runs, hostile):
+            figure = figures.comparison(named_runs, [(0, 7)] * count)
+            texts = texts_in_view(figure)
+            for index, (text, box) in enumerate(texts):
+                assert box.x0 >= 0, text
+                assert box.x1 <= figure.bbox.width, text
+                for other, beside in texts[:index]:
+                    wide = min(box.x1, beside.x1) - max(box.x0, beside.x0)
+                    high = min(box.y1, beside.y1) - max(box.y0, beside.y0)
+                    assert wide <= 2 or high <= 3.5, f"{text!r} covers {other!r}"
+
+
+def test_a_comparison_leaves_out_what_is_not_there(lm):
+    trace = recorded(lm)
+    bare = trace.drop_vars(["attention_weights", "logits"])
+    figure = figures.comparison({"whole": trace, "bare": bare}, [(0, 0), None])
+    assert "weights of bare" not in [axes.get_label() for axes in figure.axes]
+    assert "no logits" in [text.get_text() for text in panel(figure, "loss").texts]
+    with pytest.raises(ValueError, match="the trace has no attention_weights"):
+        figures.comparison({"bare": bare}, [(0, 0)])
+    with pytest.raises(ValueError, match="unknown layer 3"):
+        figures.comparison({"whole": trace}, [(3, 0)])
+    with pytest.raises(ValueError, match="one to 4 runs can be compared in a figure, got 0"):
+        figures.comparison({}, [])
 
 
 def test_token_probabilities_draw_every_token_once_and_in_order(trace):
@@ -535,8 +637,11 @@ def test_some_layers_can_be_drawn(lm, name):
 
 SOURCE = {
     "attention_map": "(trace, layer=1", "attention_scores": "(trace, layer=0",
+    "with_and_without_cache": "(trace, layer=1",
     "attention_masked": "(trace, layer=2", "attention_stages": "(trace, layer=1",
     "attention_heads": "(trace, layer=2", "rotation_angles": "(trace, layer=1",
+    "score_by_pair": "(trace, layer=1",
+    "vector_through_norm": "(trace, layer=1",
     "rms": "", "cache_growth": "", "token_probabilities": "", "candidates": "",
 }  # fmt: skip
 
@@ -564,7 +669,9 @@ def test_a_part_of_a_trace_keeps_its_positions(trace):
         ("attention_stages", ["attention_scores"]),
         ("attention_heads", ["attention_weights"]),
         ("rms", ["rms"]),
+        ("vector_through_norm", ["norm_gain"]),
         ("rotation_angles", ["query_rotated"]),
+        ("score_by_pair", ["key"]),
         ("cache_growth", ["cache_bytes_reserved"]),
         ("token_probabilities", ["logits", "sampled_probability"]),
         ("candidates", ["candidate_probability"]),
@@ -590,10 +697,13 @@ def test_unknown_choices_are_listed(trace):
         figures.attention_map(trace, layer=0, head=0, stage="weight")
 
 
+NEED_MORE = ("token_probabilities", "candidates", "vector_through_norm", "with_and_without_cache")
+
+
 def test_the_four_signals_are_enough_for_their_figures(lm):
     trace = recorded(lm, taps=lv.SIGNALS)
     for name in FIGURES:
-        if name not in ("token_probabilities", "candidates"):
+        if name not in NEED_MORE:
             FIGURES[name](trace)
 
 

@@ -185,3 +185,64 @@ def test_generations_in_threads_do_not_disturb_each_other():
     for thread in threads:
         thread.join()
     assert [found[number] for number in range(4)] == alone
+
+
+# Forced tokens
+
+
+@pytest.mark.parametrize("settings", [{}, {"temperature": 1.5, "seed": 3}])
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_forced_tokens_are_a_run_whose_prompt_ends_with_them(settings, use_cache):
+    lm = random_model()
+    prompt, forced = [5, 6, 7], [11, 3, 90]
+    run = lv.generate(lm, prompt, 9, forced=forced, use_cache=use_cache, **settings)
+    expected = lv.generate(lm, prompt + forced, 6, **settings)
+    assert run.ids == expected.ids
+    assert run.new_ids == forced + expected.new_ids
+    for own, other in zip(run.steps[3:], expected.steps, strict=True):
+        assert torch.allclose(own.logits, other.logits, atol=1e-5, rtol=1e-5)
+    first = run.steps[0]
+    assert first.probability == pytest.approx(float(first.logits.softmax(-1)[11]))
+
+
+def test_forcing_what_the_model_writes_changes_nothing_to_the_bit(family):
+    lm = family["gqa"]
+    plain = lv.generate(lm, "Once upon a time", 12)
+    run = lv.generate(lm, "Once upon a time", 12, forced=plain.new_ids[:7])
+    assert run.text == plain.text
+    for own, other in zip(run.steps, plain.steps, strict=True):
+        assert torch.equal(own.logits, other.logits)
+
+
+def test_a_forced_end_of_text_ends_the_run(family):
+    lm = family["gqa"]
+    run = lv.generate(lm, "Once", 9, forced=[lm.encode("Once")[-1], lm.tokenizer.eos_id])
+    assert len(run.new_ids) == 2
+    assert run.stop_reason == "eos"
+
+
+@pytest.mark.parametrize(
+    ("forced", "words"),
+    [
+        ([120], "token id 120 is out of range"),
+        ([1.5], "flat list of whole numbers"),
+        ("ab", "flat list of whole numbers"),
+        ([1, 2, 3, 4], "4 tokens are forced and max_new_tokens is 3; raise it"),
+    ],
+)
+def test_what_cannot_be_forced_is_said_at_once(forced, words):
+    with pytest.raises(ValueError, match=words):
+        lv.stream(random_model(), [1, 2], 3, forced=forced)
+
+
+def test_a_recording_may_be_forced(family):
+    lm = family["gqa"]
+    forced = lm.encode("Tom had a ball")[1:]
+    trace = lv.record(lm, "Once upon a time", 12, forced=forced)
+    run = lv.generate(lm, "Once upon a time", 12, forced=forced)
+    assert trace.sampled_id.values.tolist() == run.new_ids
+    assert trace.attrs["forced_ids"] == forced
+    assert trace.attrs["text"] == run.text
+    assert lv.record(lm, "Once", 2).attrs["forced_ids"] == []
+    last = lv.record_steps(lm, "Once upon a time", 12, forced=forced)
+    assert [step.step.id for step in last] == run.new_ids

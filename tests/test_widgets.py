@@ -632,3 +632,148 @@ def test_the_page_makes_no_markup_and_asks_nobody():
     namespace = "http://www.w3.org/2000/svg"
     for text in (script.replace(namespace, ""), styles):
         assert not re.search(r"https?:|//[a-z]|\bimport\b|fetch\(|url\(", text)
+
+
+# Branches
+
+
+def fork(explorer, **content):
+    """Click on a candidate and wait for the end."""
+
+    async def pressed():
+        explorer._receive(explorer, {"type": "fork", "run": explorer.shown, **content}, [])
+        await explorer._task
+
+    asyncio.run(pressed())
+
+
+def rival(trace, step, rank=0):
+    """A likely token that the step did not write."""
+    written = int(trace["sampled_id"].values[step])
+    others = [int(i) for i in trace["candidate_id"].values[step] if i != written]
+    return others[rank]
+
+
+@pytest.mark.parametrize("settings", [{}, {"temperature": 0.9, "seed": 5}])
+def test_a_fork_is_the_run_that_begins_with_these_tokens(explorer, lm, settings):
+    page = Page(explorer)
+    run(explorer, **settings)
+    first = explorer.trace
+    token = rival(first, 4)
+    fork(explorer, step=4, id=token)
+    branch = explorer.trace
+    forced = [*first["sampled_id"].values[:4].tolist(), token]
+    assert branch["sampled_id"].values[:5].tolist() == forced
+    page.check(branch)
+    # To the bit a run in which these are forced; and the text of one whose prompt ends with them.
+    expected = lv.record(lm, PROMPT, 12, generation.RECORDED, forced=forced, **settings)
+    for name in lv.SIGNALS:
+        assert branch[name].equals(expected[name]), name
+    longer = lv.generate(lm, lm.encode(PROMPT) + forced, 12 - 5, **settings)
+    assert branch["sampled_id"].values[5:].tolist() == longer.new_ids
+    # What stood before the fork is the same to the bit.
+    n_same = first.attrs["prompt_ids"].__len__() + 4
+    same = first["attention_weights"].values[:, :, :n_same, :n_same]
+    assert np.array_equal(branch["attention_weights"].values[:, :, :n_same, :n_same], same)
+
+
+def test_branches_are_kept_named_and_compared(explorer):
+    run(explorer)
+    first = explorer.trace
+    fork(explorer, step=4, id=rival(first, 4))
+    second = explorer.trace
+    fork(explorer, step=7, id=rival(second, 7))
+    third = explorer.trace
+    fork(explorer, step=2, id=rival(first, 2, rank=1), run=1)
+    fourth = explorer.trace
+    traces = [first, second, third, fourth]
+    assert [(one["run"], one["parent"], one["step"]) for one in explorer.branches] == [
+        (1, None, None), (2, 1, 4), (3, 2, 7), (4, 1, 2),
+    ]  # fmt: skip
+    parents = [None, first, second, first]
+    for shown, trace, parent in zip(explorer.branches, traces, parents, strict=True):
+        assert shown["n_prompt"] == len(trace.attrs["prompt_ids"])
+        assert shown["text"] == trace.attrs["text"]
+        expected = np.log(trace["sampled_probability"].values.astype(float))
+        np.testing.assert_allclose(shown["log_probabilities"], expected)
+        if parent is not None:
+            step = shown["step"]
+            assert shown["written"] == str(trace["sampled_token"].values[step])
+            assert shown["instead"] == str(parent["sampled_token"].values[step])
+        explorer.shown = shown["run"]
+        assert explorer.trace is trace
+        page = Page(explorer)
+        ask(explorer, page)
+        page.check(trace)
+    json.dumps(explorer.branches, allow_nan=False)
+    run(explorer)  # a new run begins a new tree
+    assert [one["run"] for one in explorer.branches] == [5]
+    assert explorer.shown == 5
+
+
+def test_a_fork_after_stop_goes_on_and_at_the_end_writes_more(explorer):
+    async def stopped():
+        press(explorer, "run", max_new_tokens=200)
+        await until(lambda: explorer.trace is not None and explorer.trace.sizes["step"] > 5)
+        press(explorer, "stop")
+        await explorer._task
+
+    asyncio.run(stopped())
+    fork(explorer, step=3, id=rival(explorer.trace, 3))
+    assert explorer.trace.sizes["step"] > 20
+    run(explorer, max_new_tokens=5)
+    fork(explorer, step=4, id=rival(explorer.trace, 4))
+    assert explorer.trace.sizes["step"] <= 5 + generation.FURTHER_TOKENS
+    assert explorer.trace.sizes["step"] > 5 or explorer.trace.attrs["stop_reason"] == "eos"
+
+
+def test_a_recorded_run_can_be_forked(lm, family):
+    trace = lv.record(lm, PROMPT, 6, top_k=5, temperature=0.8, seed=3)
+    explorer = GenerationExplorer([lm], trace=trace)
+    fork(explorer, step=2, id=rival(trace, 2))
+    assert explorer.branches[1]["parent"] == 1
+    assert explorer.trace.attrs["top_k"] == 5
+    assert explorer.trace["token_id"].values[0] == trace["token_id"].values[0]
+    for other, words in (
+        ([family["mha"]], "made by gqa, and this model is mha: branches need the run's own model"),
+        ((), "made with models=(): it shows a trace and runs none"),
+    ):
+        explorer = GenerationExplorer(other, trace=trace)
+        fork(explorer, step=2, id=rival(trace, 2))
+        assert words in explorer.status["text"]
+        assert len(explorer.branches) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"step": 12, "id": 5}, "step must be from 0 to 11, got 12"),
+        ({"step": 0, "id": 10**6}, "is out of range"),
+        ({"step": 0, "id": 5, "run": 9}, "unknown branch 9. Choose from: 1"),
+    ],
+)
+def test_what_cannot_be_forked_is_said(explorer, content, words):
+    run(explorer)
+    trace = explorer.trace
+    fork(explorer, **content)
+    assert explorer.status["level"] == "error"
+    assert words in explorer.status["text"]
+    assert explorer.trace is trace
+    fork(explorer, step=1, id=int(trace["sampled_id"].values[1]))
+    assert "wrote this token already" in explorer.status["text"]
+    with pytest.raises(ValueError, match="unknown branch 7"):
+        explorer.shown = 7
+
+
+def test_a_fork_waits_for_the_run_that_is_under_way(explorer):
+    async def pressed():
+        task = explorer.start()
+        await until(lambda: explorer.trace is not None)
+        explorer._receive(explorer, {"type": "fork", "run": 1, "step": 0, "id": 5}, [])
+        said = dict(explorer.status)
+        await task
+        return said
+
+    said = asyncio.run(pressed())
+    assert said == {"level": "error", "text": "a run is under way; stop it first"}
+    assert len(explorer.branches) == 1

@@ -1,4 +1,4 @@
-"""RMS statistics: how large the residual stream is wherever a norm reads it."""
+"""Normalization: how large the residual stream is where norms read it, and what they make of it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.colors import LogNorm
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
-from llama_viz.analysis import require
+from llama_viz.analysis import (
+    RESIDUALS,
+    normalized,
+    pick,
+    relative_size,
+    require,
+    share_of_mean_square,
+)
 from llama_viz.figures import style
 from llama_viz.figures.style import Picture, styled
 
@@ -79,6 +86,59 @@ def rms(trace: xr.Dataset) -> Picture:
     if n_positions > 1:
         figure.write("other positions", "median and range of the others",
                      start, top + 0.1, color=OTHERS)  # fmt: skip
+    return figure
+
+
+@styled
+def vector_through_norm(
+    trace: xr.Dataset, *, layer: int, position: int, residual: str = "residual_in"
+) -> Picture:
+    """One vector of the residual stream, feature by feature: as it is, scaled, and times the gain.
+
+    residual is "residual_in" (what the norm before attention reads), "residual_middle" (before the
+    feed-forward) or "residual_out" (the next block's, or the final one). Raises ValueError for what
+    is not there.
+    """
+    require(trace, residual, "norm_gain")
+    layer, position = pick(trace, "layer", layer), pick(trace, "position", position)
+    place = {"layer": layer, "position": position}
+    norm = pick(trace, "norm", 2 * layer + RESIDUALS.index(residual))
+    scaled = normalized(trace, residual).sel(place).values
+    gain = trace["norm_gain"].sel(norm=norm).values.astype(np.float64)
+    size = relative_size(trace, residual).sel(place).values
+    share = share_of_mean_square(trace, residual).sel(place).values
+    lanes = {
+        residual: trace[residual].sel(place).values.astype(np.float64),
+        "divided by its RMS": scaled,
+        "gain": gain,
+        "scaled, times gain": scaled * gain,
+    }
+    left, bottom, up, title = 0.75, 0.6, 0.75, 0.32
+    high = len(lanes) * (up + title)
+    figure = Picture(
+        f"{residual} of layer {layer} at position {position}",
+        style.WIDTH, bottom + high + style.HEADING,
+    )  # fmt: skip
+    token = dict(zip(trace["position"].values.tolist(), trace["token"].values, strict=True))
+    largest = int(np.nan_to_num(size).argmax())
+    figure.heading(
+        f"{residual} of layer {layer} at position {position}, "
+        f"{style.shortened(str(token[position]))}: what its norm makes of it",
+        f"feature {largest} is {size[largest]:.2g} times the median size and makes "
+        f"{share[largest]:.0%} of the mean square",
+        gid="detail (measured)",
+    )
+    feature = np.arange(len(gain))
+    for index, (name, values) in enumerate(lanes.items()):
+        edge = bottom + (len(lanes) - 1 - index) * (up + title)
+        lane = figure.panel(name, left, edge, style.WIDTH - left - 0.25, up)
+        lane.vlines(feature, 0, values, color=FIRST if name == "gain" else OTHERS, lw=1, gid="size")
+        lane.axhline(0, color=style.LINE, lw=0.8, gid="zero")
+        lane.set_xlim(-1, len(gain))
+        lane.set_title(name, size=style.SMALL, pad=4)
+        lane.yaxis.set_major_locator(MaxNLocator(3))
+        lane.tick_params(labelbottom=index == len(lanes) - 1)
+    lane.set_xlabel("feature")
     return figure
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from llama_viz.analysis import measured_rotation_angle, pick, require, wrapped
+from llama_viz.analysis import score_by_pair as pairs_of_score
 from llama_viz.figures import style
 from llama_viz.figures.style import Picture, styled
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_PAIRS = 8  # as many as can be told apart; more are thinned out evenly
+QUERY, KEY = style.QUALITATIVE[0], style.QUALITATIVE[1]
+POSITIVE, NEGATIVE = style.SIGNED(0.8), style.SIGNED(0.2)
 HALF_TURNS = {-np.pi: "−π", 0.0: "0", np.pi: "π"}
 
 
@@ -73,6 +76,91 @@ def rotation_angles(trace: xr.Dataset, *, layer: int, head: int) -> Picture:
         figure.write(name, words, edge, bottom + up + title + 0.1,
                      size=style.TEXT_SIZE, color=style.INK)  # fmt: skip
     return figure
+
+
+@styled
+def score_by_pair(
+    trace: xr.Dataset, *, layer: int, head: int, query_position: int, key_position: int
+) -> Picture:
+    """One attention score as the sum of what each pair of rotated features adds to it.
+
+    Above, for some pairs, the directions of query and key before rotation (dashed) and after it.
+    Raises ValueError for what is not there.
+    """
+    require(trace, "query", "key", "query_rotated", "key_rotated")
+    split = pairs_of_score(trace, layer=layer, head=head, query_position=query_position)
+    key_position = pick(split.to_dataset(name="split"), "key_position", key_position)
+    values = split.sel(key_position=key_position).values
+    labels = dict(zip(trace["position"].values.tolist(), trace["token"].values, strict=True))
+    hands = _hands(trace, layer, head, query_position, key_position)
+
+    left, bottom, up, circles = 0.95, 0.6, 2.0, 1.35
+    figure = Picture(
+        f"score of layer {layer}, head {head}, split by pair",
+        style.WIDTH, bottom + up + 0.75 + circles + style.HEADING,
+    )  # fmt: skip
+    query, key = (style.shortened(str(labels[place])) for place in (query_position, key_position))
+    figure.heading(
+        f"Layer {layer}, head {head}: query {query_position}, {query}; key {key_position}, {key}",
+        f"the score {values.sum():.4g} is the sum of what {len(values)} pairs add",
+        gid="detail (measured)",
+    )
+    chosen = _chosen_pairs(len(values))
+    dials = figure.panel("hands", left, bottom + up + 0.7, style.WIDTH - left - 0.25, circles)
+    _draw_hands(dials, chosen, hands)
+    for name, words, colour, place in (
+        ("query", "query", QUERY, left),
+        ("key", "key", KEY, left + 0.7),
+        ("before", "dashed: before rotation", style.QUIET, left + 1.2),
+    ):
+        figure.write(name, words, place, bottom + up + 0.45, color=colour)
+    panel = figure.panel("pairs", left, bottom, style.WIDTH - left - 0.25, up)
+    colours = [POSITIVE if value >= 0 else NEGATIVE for value in values]
+    panel.bar(np.arange(len(values)), values, color=colours, width=0.7, gid="added by each pair")
+    panel.axhline(0, color=style.QUIET, lw=0.8, gid="zero")
+    panel.set_xlim(-0.6, len(values) - 0.4)
+    panel.xaxis.set_major_locator(style.whole_numbers(16))
+    panel.set_xlabel("pair")
+    panel.set_ylabel("added to the score")
+    return figure
+
+
+def _hands(
+    trace: xr.Dataset, layer: int, head: int, query_position: int, key_position: int
+) -> dict[str, np.ndarray]:
+    """The directions of all pairs, in radians: of query and key, before and after rotation."""
+    kv_head = int(trace["kv_head_of_head"].sel(head=head))
+    query = {"layer": layer, "head": head, "position": query_position}
+    key = {"layer": layer, "key_value_head": kv_head, "position": key_position}
+    angles = {}
+    for name, place in (("query", query), ("key", key)):
+        for variable in (name, f"{name}_rotated"):
+            vector = trace[variable].sel(place).values.astype(np.float64)
+            angles[variable] = np.arctan2(vector[1::2], vector[0::2])
+    return angles
+
+
+def _draw_hands(panel: Axes, pairs: list[int], hands: dict[str, np.ndarray]) -> None:
+    """A circle for each chosen pair, a hand for each direction."""
+    round_the_circle = np.linspace(0, 2 * np.pi, 73)
+    for place, pair in enumerate(pairs):
+        x = 2.5 * place
+        panel.plot(x + np.cos(round_the_circle), np.sin(round_the_circle), color=style.LINE, lw=0.8,
+                   gid=f"circle {pair}")  # fmt: skip
+        for variable, angles in hands.items():
+            is_after = variable.endswith("_rotated")
+            panel.plot(
+                [x, x + np.cos(angles[pair])], [0, np.sin(angles[pair])],
+                color=QUERY if variable.startswith("query") else KEY,
+                lw=2 if is_after else 1, ls="-" if is_after else (0, (2, 1.5)),
+                gid=f"{variable} {pair}",
+            )  # fmt: skip
+        panel.text(x, -1.5, f"pair {pair}", ha="center", va="center", size=style.SMALL,
+                   gid=f"name {pair}")  # fmt: skip
+    panel.set_xlim(-1.2, 2.5 * (MOST_PAIRS - 1) + 1.2)
+    panel.set_ylim(-1.8, 1.15)
+    panel.set_aspect("equal")
+    panel.set_axis_off()
 
 
 def _draw_applied(

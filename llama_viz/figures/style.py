@@ -188,6 +188,14 @@ class Picture(Figure):
         return f"<Figure: {self.get_label()}, {width} x {height} pixels>"
 
 
+@styled
+def words(title: str, detail: str) -> Picture:
+    """A picture of words alone, where there is nothing to draw: they say why."""
+    figure = Picture(title, WIDTH, HEADING)
+    figure.heading(title, detail)
+    return figure
+
+
 class Look(NamedTuple):
     """How one of several lines is told apart."""
 

@@ -6,8 +6,42 @@ explored with no weights at hand.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from llama_viz.widgets.architecture import ArchitectureMap
+from llama_viz.widgets.attention import AttentionExplorer
+from llama_viz.widgets.cache import CacheExplorer
+from llama_viz.widgets.compare import CompareExplorer
 from llama_viz.widgets.explorer import Explorer, link
 from llama_viz.widgets.figure_browser import FigureBrowser
 from llama_viz.widgets.generation import GenerationExplorer
+from llama_viz.widgets.norms import NormsExplorer
+from llama_viz.widgets.rotary import RotaryExplorer
 
-__all__ = ["Explorer", "FigureBrowser", "GenerationExplorer", "link"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import xarray as xr
+
+# Explorers that open on a trace alone, by the name that `llama-viz export --explorer` takes.
+EXPLORERS: dict[str, Callable[[xr.Dataset], Explorer]] = {
+    "architecture": ArchitectureMap,
+    "attention": AttentionExplorer,
+    "cache": CacheExplorer,
+    "norms": NormsExplorer,
+    "rotary": RotaryExplorer,
+}
+
+__all__ = [
+    "EXPLORERS",
+    "ArchitectureMap",
+    "AttentionExplorer",
+    "CacheExplorer",
+    "CompareExplorer",
+    "Explorer",
+    "FigureBrowser",
+    "GenerationExplorer",
+    "NormsExplorer",
+    "RotaryExplorer",
+    "link",
+]

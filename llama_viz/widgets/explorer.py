@@ -8,6 +8,7 @@ the reader picks is one synced dictionary, `state`: the same in the page and in 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -26,7 +27,7 @@ from llama_viz.widgets.modules import script, styles
 from llama_viz.widgets.packing import packed_message
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     import xarray as xr
     from matplotlib.figure import Figure
@@ -91,6 +92,25 @@ class Between:
 
 
 @dataclass(frozen=True)
+class Several:
+    """A field of the state that is a list of some of these values, none of them twice."""
+
+    values: Collection[Any]
+    start: Collection[Any] = ()
+
+    def checked(self, name: str, value: Any) -> Any:
+        """The values as a plain list; raises ValueError, with what was expected."""
+        if isinstance(value, str) or not isinstance(value, Iterable):
+            raise ValueError(f"{name} must be a list, got {value!r}")
+        one = Choice(self.values, None)
+        chosen = [one.checked(name, own) for own in value]
+        for place, own in enumerate(chosen):
+            if own in chosen[:place]:
+                raise ValueError(f"{name} holds {own!r} twice")
+        return chosen
+
+
+@dataclass(frozen=True)
 class Text:
     """A field of the state that is a text of the reader's."""
 
@@ -103,7 +123,7 @@ class Text:
         return value
 
 
-Field = Choice | Between | Text
+Field = Choice | Between | Several | Text
 
 
 class Explorer(anywidget.AnyWidget):
@@ -116,7 +136,9 @@ class Explorer(anywidget.AnyWidget):
     page: ClassVar[str]
     title: ClassVar[str]
 
-    state = traitlets.Dict().tag(sync=True)
+    # Not echoed: while a page picks faster than the kernel answers, an echo of an earlier state
+    # would undo the latest.
+    state = traitlets.Dict().tag(sync=True, echo_update=False)
     # The page loads its content anew when this number changes.
     revision = traitlets.Int(0).tag(sync=True)
 
@@ -127,6 +149,8 @@ class Explorer(anywidget.AnyWidget):
 
     def __init__(self, **state: Any) -> None:
         start = {name: field.start for name, field in self.fields().items()}
+        start |= {name: list(field.start) for name, field in self.fields().items()
+                  if isinstance(field, Several)}  # fmt: skip
         super().__init__(state=self._checked(start, state))
         self.on_msg(self._receive)
 

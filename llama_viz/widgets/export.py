@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from llama_viz.widgets.packing import Packed
 
-# Deflated is kept where it saves at least a tenth: it costs time when the page opens.
-WORTH_DEFLATING = 0.9
+# Deflated is kept where it saves a little at least: it costs time when the page opens.
+WORTH_DEFLATING = 0.97
 
 _PAGE = """\
 <!doctype html>

@@ -19,12 +19,13 @@ import {
   plural,
   total,
 } from "./page/numbers.js";
+import { Player } from "./page/player.js";
 import { shorten, tokenParts, tokenText, withBreaks } from "./page/tokens.js";
 
 const BUFFERS_PER_STEP = 3; // attention, RMS, angles
 const PLAN_DELAY_MS = 250;
 const ASK_AGAIN_MS = 2000;
-const PLAY_STEP_MS = 150;
+const ASK_SHOWN_MS = 200;
 
 const PACES = [
   ["", "full speed"],
@@ -37,16 +38,10 @@ const NORM_NAMES = { attention: "attention", feed_forward: "feed-forward", final
 
 // ---------------------------------------------------------------- what the kernel sent
 
-/** All steps of the latest run, as far as the kernel has sent them. */
+/** All steps of one run or branch, as far as the kernel has sent them. */
 class Recording {
-  constructor() {
-    this.run = 0;
-    this.clear(null);
-    this.askedAt = -Infinity;
-    this.listeners = new Set();
-  }
-
-  clear(about) {
+  constructor(run, about) {
+    this.run = run;
     this.about = about;
     this.steps = [];
     this.tokens = []; // by position
@@ -68,41 +63,6 @@ class Recording {
     const seen = this.steps.length - this.pace.steps;
     if (seen < 3) return null;
     return ((performance.now() - this.pace.time) / 1000 / seen) * count;
-  }
-
-  connect(model) {
-    this.send = (content) => model.send(content);
-    model.on("msg:custom", (message, buffers) => this.receive(message, buffers));
-    this.ask();
-  }
-
-  /** Ask for the steps that are missing; the kernel sends as many as make one message. */
-  ask() {
-    const now = performance.now();
-    if (now - this.askedAt < ASK_AGAIN_MS) return;
-    this.askedAt = now;
-    this.send({ type: "ask", run: this.run, first: this.steps.length });
-  }
-
-  receive(message, buffers) {
-    if (message.type !== "steps") return;
-    if (message.about && message.run !== this.run) {
-      this.run = message.run;
-      this.clear(message.about);
-    }
-    if (message.run !== this.run || message.first > this.steps.length) {
-      this.ask();
-      return;
-    }
-    message.steps.forEach((header, index) => {
-      if (message.first + index !== this.steps.length) return;
-      const from = BUFFERS_PER_STEP * index;
-      this.append(header, buffers.slice(from, from + BUFFERS_PER_STEP));
-    });
-    this.askedAt = -Infinity;
-    if (message.steps.length !== 1 || message.about) this.watchPace();
-    if (this.steps.length < message.available) this.ask();
-    for (const listener of this.listeners) listener();
   }
 
   append(header, [attention, rms, angles]) {
@@ -155,6 +115,74 @@ class Recording {
   weight(position, layer, head, key) {
     const row = this.attention[position];
     return row[(layer * this.about.n_heads + head) * (position + 1) + key] / 255;
+  }
+}
+
+/** The run and its branches, each kept as far as it was sent; one of them is shown. */
+class Recordings {
+  constructor() {
+    this.byRun = new Map();
+    this.latest = new Recording(0, null);
+    this.askedAt = -Infinity;
+    this.listeners = new Set();
+  }
+
+  connect(model) {
+    this.model = model;
+    model.on("msg:custom", (message, buffers) => this.receive(message, buffers));
+    model.on("change:shown", () => {
+      this.tell();
+      // Steps of a new run are on their way; those of an older branch must be asked for.
+      setTimeout(() => this.byRun.has(model.get("shown")) || this.ask(), ASK_SHOWN_MS);
+    });
+    this.ask();
+  }
+
+  /** The branch that is shown; until its first steps are here, the one before. */
+  get shown() {
+    return (this.latest = this.byRun.get(this.model.get("shown")) ?? this.latest);
+  }
+
+  /** What was forked from what, as the kernel says it. */
+  get branches() {
+    return this.model.get("branches");
+  }
+
+  tell() {
+    for (const listener of this.listeners) listener();
+  }
+
+  /** Ask for the steps that are missing; the kernel sends as many as make one message. */
+  ask(run = this.model.get("shown")) {
+    const now = performance.now();
+    if (now - this.askedAt < ASK_AGAIN_MS) return;
+    this.askedAt = now;
+    const first = this.byRun.get(run)?.steps.length ?? 0;
+    this.model.send({ type: "ask", run, first });
+  }
+
+  receive(message, buffers) {
+    if (message.type !== "steps") return;
+    const { run } = message;
+    if (message.about && !this.byRun.has(run)) {
+      const kept = new Set(this.branches.map((branch) => branch.run));
+      for (const old of this.byRun.keys()) if (!kept.has(old)) this.byRun.delete(old);
+      this.byRun.set(run, new Recording(run, message.about));
+    }
+    const recording = this.byRun.get(run);
+    if (!recording || message.first > recording.steps.length) {
+      this.ask(run);
+      return;
+    }
+    message.steps.forEach((header, index) => {
+      if (message.first + index !== recording.steps.length) return;
+      const from = BUFFERS_PER_STEP * index;
+      recording.append(header, buffers.slice(from, from + BUFFERS_PER_STEP));
+    });
+    this.askedAt = -Infinity;
+    if (message.steps.length !== 1 || message.about) recording.watchPace();
+    if (recording.steps.length < message.available) this.ask(run);
+    this.tell();
   }
 }
 
@@ -700,17 +728,48 @@ function formulaInWords(about, { cache_used, end }, used) {
   return `${sum} = ${grouped(perPosition * end)} bytes, ${verdict}.`;
 }
 
-/** The likeliest next tokens, and which of them was written. */
+/** The likeliest next tokens, and which of them was written; a click on another writes that one. */
 class CandidatePanel extends Panel {
-  constructor() {
+  constructor(view) {
     super("candidates", "Next token", "probability");
+    this.view = view;
     this.chart = new Chart();
-    this.body.append(this.chart.svg);
+    this.choices = element("div", { class: "lv-forks" });
+    this.body.append(this.chart.svg, this.choices);
+  }
+
+  /** Over each row a button, in the order of the rows; the token that was written has none. */
+  offer(recording, step, rows, rowHeight) {
+    const { view } = this;
+    const offered = view.canFork ? rows.filter((row) => !row.isWritten) : [];
+    const key = JSON.stringify([recording.run, step, offered.map((row) => row.id)]);
+    if (key === this.offered) return;
+    this.offered = key;
+    const written = rows.find((row) => row.isWritten);
+    this.choices.replaceChildren(
+      ...offered.map((row) => {
+        const words =
+          `continue with ${tokenText(row)}, ${chance(row.probability)}, ` +
+          `instead of ${tokenText(written)}`;
+        return element("button", {
+          type: "button",
+          class: "lv-fork",
+          style: `top: ${rows.indexOf(row) * rowHeight}px; height: ${rowHeight}px`,
+          "aria-label": words,
+          title: words,
+          onclick: () => view.fork(step, row.id),
+        });
+      }),
+    );
   }
 
   draw({ recording, step, isLastOfStep }) {
     const { candidates, written, probability } = recording.steps[step];
-    if (!candidates) return this.say("The candidates were not recorded.");
+    if (!candidates) {
+      this.choices.replaceChildren();
+      this.offered = null;
+      return this.say("The candidates were not recorded.");
+    }
     const rows = candidates.map((row) => ({ ...row, isWritten: row.id === written?.id }));
     const isFarther = written && !rows.some((row) => row.isWritten);
     if (isFarther) rows.push({ ...written, probability, isWritten: true });
@@ -729,6 +788,7 @@ class CandidatePanel extends Panel {
       const value = `${chance(row.probability)}${row.isWritten ? " ◂" : ""}`;
       chart.text(left + full + 5, y + 15, value, `lv-tick ${strong}`);
     });
+    this.offer(recording, step, written ? rows : [], rowHeight);
     chart.show(`The ${candidates.length} likeliest next tokens`);
     this.say(this.inWords(written, probability, isFarther, isLastOfStep));
   }
@@ -737,7 +797,8 @@ class CandidatePanel extends Panel {
     if (!written) return "The ten likeliest next tokens.";
     const when = isLastOfStep ? "" : "After the whole prompt: ";
     const rank = isFarther ? ", not among the likeliest" : "";
-    return `${when}${tokenText(written)} ◂ was written (${chance(probability)}${rank}).`;
+    const how = this.view.canFork ? " Click another to go on from there." : "";
+    return `${when}${tokenText(written)} ◂ was written (${chance(probability)}${rank}).${how}`;
   }
 }
 
@@ -1032,6 +1093,7 @@ class Story {
         sample("read", "lv-read"),
         sample("written", "lv-written-token"),
         sample("pointed at", "lv-looked-at"),
+        sample("branches part", "lv-parted"),
         "probability of each written token: 0 ",
         element("span", { class: "lv-ramp" }),
         " 1",
@@ -1059,6 +1121,7 @@ class Story {
     this.mark("lv-read", position, "readSpan");
     this.mark("lv-written-token", written, "writtenSpan");
     this.mark("lv-looked-at", this.view.lookedAt(), "lookedAtSpan");
+    this.markPartings(about);
     const chosen = written >= about.n_prompt && this.spans[written] ? written : position;
     this.choose(chosen);
   }
@@ -1092,6 +1155,17 @@ class Story {
     this[slot]?.classList.remove(name);
     span?.classList.add(name);
     this[slot] = span;
+  }
+
+  /** Where another branch goes on with another token. */
+  markPartings(about) {
+    const parting = partings(this.view.recordings.branches, this.recordingRun);
+    const places = new Map(parting.map(([step, words]) => [about.n_prompt + step, words]));
+    this.spans.forEach((span, place) => {
+      const words = places.get(place);
+      if (span.classList.toggle("lv-parted", Boolean(words))) span.dataset.parting = words;
+      else delete span.dataset.parting;
+    });
   }
 
   choose(position) {
@@ -1135,37 +1209,130 @@ function sample(words, mark) {
   return element("span", { class: `lv-token ${mark}` }, words);
 }
 
-/** One step after another, by hand or played. */
-class Scrubber {
+/** The branches from the run itself to one of them. */
+function pathTo(branches, run) {
+  const path = [];
+  for (let at = branches.find((one) => one.run === run); at; ) {
+    path.unshift(at);
+    const { parent } = at;
+    at = branches.find((one) => one.run === parent);
+  }
+  return path;
+}
+
+/** The step at which two branches part. */
+function partingOf(branches, run, other) {
+  const [own, their] = [pathTo(branches, run), pathTo(branches, other)];
+  let shared = 0;
+  while (shared < own.length && own[shared] === their[shared]) shared++;
+  return Math.min(own[shared]?.step ?? Infinity, their[shared]?.step ?? Infinity);
+}
+
+/** The steps at which others part from this branch, each with their names. */
+function partings(branches, run) {
+  const names = new Map();
+  for (const branch of branches) {
+    if (branch.run === run) continue;
+    const step = partingOf(branches, run, branch.run);
+    if (!Number.isFinite(step)) continue;
+    names.set(step, [...(names.get(step) ?? []), branchName(branch)]);
+  }
+  return [...names].map(([step, words]) => [step, words.join("; ")]);
+}
+
+const branchName = ({ parent, step, written, instead }) =>
+  parent === null ? "the run" : `step ${step}: ${written} instead of ${instead}`;
+
+/** What a branch wrote from where it parts from its parent; of the run itself, everything. */
+function ownText(branches, { text, parent }) {
+  const own = Array.from(text.replace(/\s+/g, " "));
+  const before = branches.find((one) => one.run === parent)?.text.replace(/\s+/g, " ") ?? "";
+  const their = Array.from(before);
+  let shared = 0;
+  while (shared < own.length && own[shared] === their[shared]) shared++;
+  return shared ? `…${own.slice(shared).join("")}` : own.join("");
+}
+
+/** The run and its branches as a tree: what each is, and how likely its text. */
+class BranchTree {
   constructor(view) {
     this.view = view;
-    this.play = element("button", {
-      type: "button",
-      class: "lv-play",
-      onclick: () => view.togglePlay(),
+    this.list = element("div", {
+      class: "lv-branch-list",
+      role: "group",
+      "aria-label": "The run and its branches",
     });
-    this.range = element("input", {
-      type: "range",
-      class: "lv-scrubber",
-      min: "0",
-      step: "1",
-      "aria-label": "Step",
-      oninput: () => view.scrub(Number(this.range.value)),
-    });
-    this.words = element("p", { class: "lv-moment" });
-    this.element = element("div", { class: "lv-scrub" }, this.play, this.range, this.words);
+    this.words = element("p", { class: "lv-branch-words" });
+    this.element = element("section", { class: "lv-branches" }, this.list, this.words);
   }
 
-  draw({ recording, step, position, isLastOfStep }, playing) {
-    const last = recording.steps.length - 1;
-    this.range.max = last;
-    this.range.value = step;
-    const words = momentInWords(recording, step, position, isLastOfStep);
-    this.words.textContent = words;
-    this.range.setAttribute("aria-valuetext", words);
-    this.play.textContent = playing ? "❚❚" : "▶";
-    this.play.setAttribute("aria-label", playing ? "Pause" : "Play the steps");
+  draw(branches, shown) {
+    this.element.hidden = branches.length < 2;
+    const key = JSON.stringify([branches, shown]);
+    if (this.element.hidden || key === this.drawn) return;
+    this.drawn = key;
+    const hadFocus = this.list.contains(document.activeElement);
+    // Of texts of unlike length, only as many tokens as the shortest has can be compared.
+    const nCommon = Math.min(...branches.map((one) => one.log_probabilities.length));
+    const sum = (branch) => total(branch.log_probabilities.slice(0, nCommon));
+    const [own] = branches.filter((one) => one.run === shown);
+    const ordered = inOrder(branches, null);
+    const rows = ordered.map((branch) => this.row(branches, branch, shown, nCommon, sum(branch)));
+    this.list.replaceChildren(...rows);
+    if (hadFocus) this.list.querySelector("[aria-pressed=true]")?.focus();
+    this.words.textContent = this.inWords(branches, own, nCommon, sum);
   }
+
+  row(branches, branch, shown, nCommon, sum) {
+    const { log_probabilities: all, depth } = branch;
+    const whole = total(all);
+    const numbers =
+      `${plural(all.length, "token")}, log probability ${fixed(whole)} ` +
+      `(${fixed(whole / Math.max(all.length, 1))} each)` +
+      (all.length === nCommon ? "" : `; first ${nCommon}: ${fixed(sum)}`);
+    return element(
+      "button",
+      {
+        type: "button",
+        class: "lv-branch",
+        "aria-pressed": String(branch.run === shown),
+        "data-run": branch.run,
+        style: `margin-left: ${Math.min(depth, 6) * 20}px`,
+        onclick: () => this.view.showBranch(branch.run),
+      },
+      element("strong", {}, `${depth ? "└ " : ""}${branchName(branch)}`),
+      " ",
+      element("span", { class: "lv-branch-text" }, shorten(ownText(branches, branch), 70)),
+      element("small", {}, numbers),
+    );
+  }
+
+  /** The one that is shown beside the one that it was forked from, or the likeliest other. */
+  inWords(branches, own, nCommon, sum) {
+    if (!own) return "";
+    const others = branches.filter((one) => one !== own);
+    const other =
+      branches.find((one) => one.run === own.parent) ??
+      others.reduce((best, one) => (sum(one) > sum(best) ? one : best));
+    const step = partingOf(branches, own.run, other.run);
+    const more = sum(own) - sum(other);
+    const factor = Math.exp(Math.abs(more));
+    const number = Number.isFinite(factor) ? ` = ${brief(factor)}` : "";
+    const verdict =
+      `e^${fixed(Math.abs(more))}${number} times ${more < 0 ? "less" : "more"} likely`;
+    return (
+      `This text (${branchName(own)}) parts from the other (${branchName(other)}) at step ` +
+      `${step}, position ${own.n_prompt + step}. Over the first ${plural(nCommon, "token")} it is ` +
+      `${verdict} to the model.`
+    );
+  }
+}
+
+/** Parents before their branches, each with its depth. */
+function inOrder(branches, parent, depth = 0) {
+  return branches
+    .filter((one) => one.parent === parent)
+    .flatMap((one) => [{ ...one, depth }, ...inOrder(branches, one.run, depth + 1)]);
 }
 
 function momentInWords(recording, step, position, isLastOfStep) {
@@ -1183,9 +1350,9 @@ function momentInWords(recording, step, position, isLastOfStep) {
 
 /** One display of the explorer: which moment is shown, and everything that shows it. */
 class View extends Display {
-  constructor(model, recording, root) {
+  constructor(model, recordings, root) {
     super(model, root, "Generation explorer");
-    this.recording = recording;
+    this.recordings = recordings;
     this.step = 0;
     this.position = null; // a prompt token that was chosen, else the newest of the step
     this.layer = Infinity; // the last one, until another is chosen
@@ -1199,14 +1366,37 @@ class View extends Display {
     return this.model.get("choices");
   }
 
+  /** The run or the branch that is shown. */
+  get recording() {
+    return this.recordings.shown;
+  }
+
+  /** Whether a model is there, and idle, to go on from a step with another token. */
+  get canFork() {
+    return this.choices.models.length > 0 && !this.model.get("running");
+  }
+
+  fork(step, id) {
+    if (!this.canFork) return;
+    this.player.pause();
+    this.model.send({ type: "fork", run: this.recording.run, step, id });
+  }
+
+  showBranch(run) {
+    this.player.pause();
+    this.model.set("shown", run);
+    this.model.save_changes();
+  }
+
   build() {
     this.controls = new Controls(this);
     this.story = new Story(this);
-    this.scrubber = new Scrubber(this);
+    this.tree = new BranchTree(this);
+    this.player = new Player({ label: "Step", onstep: (step) => this.scrub(step) });
     this.attention = new AttentionPanel(this);
     this.panels = [
       this.attention,
-      new CandidatePanel(),
+      new CandidatePanel(this),
       new NormPanel(),
       new RotationPanel(this),
       new CachePanel(this),
@@ -1218,7 +1408,8 @@ class View extends Display {
       "div",
       { class: "lv-results" },
       this.story.box,
-      this.scrubber.element,
+      this.tree.element,
+      this.player.element,
       element("div", { class: "lv-panels" }, ...signals),
     );
     this.element.append(this.controls.element, this.empty, this.results);
@@ -1238,7 +1429,8 @@ class View extends Display {
       if (message.type === "plan" && message.view === this.id) controls.showPlan(message);
     });
     this.onRecording = () => this.follow();
-    this.recording.listeners.add(this.onRecording);
+    this.recordings.listeners.add(this.onRecording);
+    this.on("change:branches", () => this.draw());
     this.observe();
   }
 
@@ -1256,14 +1448,14 @@ class View extends Display {
   refreshRunning() {
     const running = this.model.get("running");
     if (running) this.following = true;
-    this.pause();
+    this.player.pause();
     this.controls.showRunning(running);
     this.draw();
   }
 
   remove() {
-    this.pause();
-    this.recording.listeners.delete(this.onRecording);
+    this.player.pause();
+    this.recordings.listeners.delete(this.onRecording);
     clearTimeout(this.controls.planning);
     super.remove();
   }
@@ -1272,8 +1464,9 @@ class View extends Display {
   follow() {
     const last = this.recording.steps.length - 1;
     if (this.recording.run !== this.shownRun) {
+      // Another branch is looked at where the reader stands, if it goes so far.
       this.shownRun = this.recording.run;
-      this.following = true;
+      this.following = this.model.get("running") || this.step >= last;
       this.position = null;
     }
     if (this.following) this.step = Math.max(last, 0);
@@ -1308,23 +1501,6 @@ class View extends Display {
     return this.attention.cursor?.key ?? -1;
   }
 
-  togglePlay() {
-    if (this.playing) return this.pause();
-    const last = this.recording.steps.length - 1;
-    if (this.step >= last) this.scrub(0);
-    this.playing = setInterval(() => {
-      this.scrub(this.step + 1);
-      if (this.step >= this.recording.steps.length - 1) this.pause();
-    }, PLAY_STEP_MS);
-    this.draw();
-  }
-
-  pause() {
-    clearInterval(this.playing);
-    this.playing = null;
-    this.draw();
-  }
-
   shortcut(event) {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
       event.preventDefault();
@@ -1343,7 +1519,10 @@ class View extends Display {
     if (!this.attention.width) this.measure();
     const moment = this.moment();
     this.controls.showProgress(recording, this.model.get("running"));
-    this.scrubber.draw(moment, Boolean(this.playing));
+    this.tree.draw(this.recordings.branches, recording.run);
+    const last = recording.steps.length - 1;
+    const { step, position, isLastOfStep } = moment;
+    this.player.show(step, last, momentInWords(recording, step, position, isLastOfStep));
     for (const panel of this.panels) panel.draw(moment);
     this.story.draw(moment); // last, since it asks where its tokens have come to stand
     this.element.dataset.run = recording.run;
@@ -1371,13 +1550,13 @@ class View extends Display {
 }
 
 export default () => {
-  const recording = new Recording();
+  const recordings = new Recordings();
   return {
     initialize({ model }) {
-      recording.connect(model);
+      recordings.connect(model);
     },
     render({ model, el }) {
-      const view = new View(model, recording, el);
+      const view = new View(model, recordings, el);
       return () => view.remove();
     },
   };

@@ -6,6 +6,7 @@ import asyncio
 import copy
 import dataclasses
 import logging
+import math
 import time
 import warnings
 from contextlib import closing
@@ -16,6 +17,7 @@ import anywidget
 import torch
 import traitlets
 
+from llama_viz.analysis import config_of, require
 from llama_viz.checkpoints import EMBEDDED, load, pick_device
 from llama_viz.errors import unknown_name
 from llama_viz.generation import check_new_tokens
@@ -28,7 +30,7 @@ from llama_viz.widgets.modules import script, styles
 from llama_viz.widgets.still import alt_text, still
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Coroutine, Generator, Iterator, Sequence
 
     import xarray as xr
 
@@ -39,6 +41,10 @@ logger = logging.getLogger("llama_viz")
 # Where neither the caller nor the trace says.
 PROMPT = "Once there was a girl named Lily."
 NEW_TOKENS = 64
+
+# How many tokens a branch writes beyond the one that it begins with, where its run had come to its
+# end already.
+FURTHER_TOKENS = 16
 
 # What the panels show, and the four signals whole, for figures that are drawn afterwards.
 RECORDED = tuple(dict.fromkeys((*PANEL_VARIABLES, *SIGNALS)))
@@ -56,6 +62,10 @@ REASONS = {
 }
 
 
+class InUseError(RuntimeError):
+    """The explorer runs its model already."""
+
+
 class GenerationExplorer(anywidget.AnyWidget):
     """Generate live and see what happens inside: text, attention, norms, angles, cache, time.
 
@@ -63,6 +73,10 @@ class GenerationExplorer(anywidget.AnyWidget):
     models that are loaded already. trace shows a recorded run at once, and Run with its settings
     makes it again. After a run, and while it goes on, `trace` is its recording so far; `lm` is the
     model that is chosen.
+
+    At any step of a run that has ended or was stopped, `fork` (a click on a candidate) writes on
+    from there with another token. Run and branches are kept until the next run; `trace` is the one
+    that is shown.
 
     Where no kernel runs, a picture of the trace is shown instead.
 
@@ -77,6 +91,10 @@ class GenerationExplorer(anywidget.AnyWidget):
     settings = traitlets.Dict().tag(sync=True)
     status = traitlets.Dict().tag(sync=True)
     running = traitlets.Bool(False).tag(sync=True)
+    # The run and what was forked from it, by their numbers; and the number of the one that is
+    # shown, which the page may change.
+    branches: traitlets.List[dict[str, Any]] = traitlets.List().tag(sync=True)
+    shown = traitlets.Int(0).tag(sync=True)
 
     _task: asyncio.Task[None] | None = None
 
@@ -91,7 +109,7 @@ class GenerationExplorer(anywidget.AnyWidget):
     ) -> None:
         if not models and trace is None:
             raise ValueError("give at least one model to run, or a trace to show")
-        self.trace = trace
+        self._traces: dict[int, xr.Dataset] = {} if trace is None else {1: trace}
         self._sources = _named(models)
         self._loaded: dict[tuple[str, str], LanguageModel] = {}
         self._run_number = 0 if trace is None else 1
@@ -115,10 +133,17 @@ class GenerationExplorer(anywidget.AnyWidget):
         }
         ready = "Press Run." if trace is None else "A recorded run. Press Run to make your own."
         super().__init__(settings=settings, status=_status(ready))
+        if trace is not None:
+            self._begin_branch(trace, None, None)
         self.choices = self._describe_choices()
         self.on_msg(self._receive)
 
     # For the reader
+
+    @property
+    def trace(self) -> xr.Dataset | None:
+        """The recording of the run, or of the branch of it, that is shown; None before any."""
+        return self._traces.get(self.shown)
 
     @property
     def lm(self) -> LanguageModel:
@@ -132,11 +157,24 @@ class GenerationExplorer(anywidget.AnyWidget):
         tokens_per_second (None: as fast as it goes); those not given stay as they are. What is
         wrong with them is said in the widget, as is what goes wrong later.
         """
+        return self._begin(self._write_anew(settings))
+
+    def fork(self, step: int, token_id: int, *, run: int | None = None) -> asyncio.Task[None]:
+        """Go back to a step, write this token there, and go on: a new branch; returns its task.
+
+        run is the number of the branch that is gone back to (None: the one that is shown). The
+        steps before are computed again, with the tokens that they wrote forced, so that the branch
+        is to the bit what a run with these tokens forced is.
+        """
+        return self._begin(self._write_branch(step, token_id, self.shown if run is None else run))
+
+    def _begin(self, writing: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         if self._task is not None and not self._task.done():
-            raise RuntimeError("a run is under way; stop it first")
+            writing.close()
+            raise InUseError("a run is under way; stop it first")
         self._stop_asked = False
         self.running = True
-        self._task = asyncio.get_running_loop().create_task(self._run(settings))
+        self._task = asyncio.get_running_loop().create_task(self._run(writing))
         return self._task
 
     def stop(self) -> None:
@@ -156,12 +194,11 @@ class GenerationExplorer(anywidget.AnyWidget):
 
     # Running
 
-    async def _run(self, changes: dict[str, Any]) -> None:
-        """One run from its settings to its last token; whatever goes wrong is said in one line."""
+    async def _run(self, writing: Coroutine[Any, Any, None]) -> None:
+        """One run to its last token; whatever goes wrong is said in one line."""
         try:
             self._say("Starting …")
-            settings = self._checked(changes)
-            await self._generate(settings)
+            await writing
         except asyncio.CancelledError:
             self._say("Stopped.")
             raise
@@ -176,7 +213,8 @@ class GenerationExplorer(anywidget.AnyWidget):
         finally:
             self.running = False
 
-    async def _generate(self, settings: dict[str, Any]) -> None:
+    async def _write_anew(self, changes: dict[str, Any]) -> None:
+        settings = self._checked(changes)
         # In a thread, since a large checkpoint takes seconds that other cells can use.
         lm = await asyncio.to_thread(self._load, settings["model"], settings["device"])
         steps = record_steps(
@@ -190,25 +228,105 @@ class GenerationExplorer(anywidget.AnyWidget):
         self.settings = settings
         self.choices = self._describe_choices()
         self._say("Reading the prompt …")
+        await self._write(steps, 0, None)
+
+    async def _write_branch(self, step: int, token_id: int, run: int) -> None:
+        if run not in self._traces:
+            raise unknown_name("branch", run, self._traces)
+        trace = self._traces[run]
+        require(trace, "sampled_id")
+        written = [int(own) for own in trace["sampled_id"].values]
+        if isinstance(step, bool) or step not in range(len(written)):
+            raise ValueError(f"step must be from 0 to {len(written) - 1}, got {step!r}")
+        if token_id == written[step]:
+            raise ValueError(f"step {step} wrote this token already; choose another candidate")
+        settings = self._checked({})
+        lm = await asyncio.to_thread(self._load, settings["model"], settings["device"])
+        attributes = trace.attrs
+        if lm.name != attributes["model"] or lm.config != config_of(trace):
+            raise ValueError(
+                f"the run was made by {attributes['model']}, and this model is {lm.name}: "
+                "branches need the run's own model"
+            )
+        prompt_ids, prompt = list(attributes["prompt_ids"]), attributes["prompt"]
+        forced = [*written[:step], token_id]
+        n_new = attributes["max_new_tokens"]
+        steps = record_steps(
+            lm,
+            prompt if prompt and lm.prompt_ids(prompt) == prompt_ids else prompt_ids,
+            n_new if n_new > len(forced) else len(forced) + FURTHER_TOKENS,
+            RECORDED,
+            temperature=attributes["temperature"],
+            top_k=attributes["top_k"],
+            top_p=attributes["top_p"],
+            seed=attributes["seed"],
+            forced=forced,
+        )
+        self._say(f"Going back to step {step} …")
+        await self._write(steps, len(forced), run)
+
+    async def _write(
+        self, steps: Iterator[RecordedStep], n_forced: int, parent: int | None
+    ) -> None:
+        """Send one step after the other, until the last one, or until somebody pressed Stop."""
         await asyncio.sleep(BREATH_SECONDS)
         began = time.perf_counter()
+        pace = self.settings["tokens_per_second"] or float("inf")
         notices: list[str] = []
-        n_written, reason = 0, None
-        with closing(cast("Generator[RecordedStep]", steps)):
-            while not self._stop_asked:
-                recorded = _next(steps, notices)
-                if recorded is None:
-                    break
-                if n_written == 0:
-                    self._run_number += 1
-                    self._say("Writing …")
-                n_written, reason = n_written + 1, recorded.step.stop_reason
-                self.trace = recorded.trace
-                self._send_steps(recorded.step.index)
-                due = began + n_written / (settings["tokens_per_second"] or float("inf"))
-                await self._breathe(due if reason is None else began)
+        n_written, reason, run = 0, None, None
+        try:
+            with closing(cast("Generator[RecordedStep]", steps)):
+                while not self._stop_asked:
+                    recorded = _next(steps, notices)
+                    if recorded is None:
+                        break
+                    n_written, reason = n_written + 1, recorded.step.stop_reason
+                    if run is None:
+                        self._run_number += 1
+                        run = self._run_number
+                        self._traces = {**(self._traces if parent else {}), run: recorded.trace}
+                        self._begin_branch(recorded.trace, parent, n_forced - 1 if parent else None)
+                    if n_written == n_forced + 1:
+                        self._say("Writing …")
+                    if n_written <= n_forced:
+                        began = time.perf_counter()
+                    self._traces[run] = recorded.trace
+                    self._send_steps(run, recorded.step.index)
+                    due = began + (n_written - n_forced) / pace
+                    await self._breathe(due if reason is None else began)
+        finally:
+            if run is not None:
+                self._end_branch(run)
         seconds = time.perf_counter() - began
-        self._say(_outcome(n_written, seconds, reason, notices), "notice" if notices else "status")
+        words = _outcome(max(n_written - n_forced, 0), seconds, reason, notices)
+        self._say(words, "notice" if notices else "status")
+
+    def _begin_branch(self, trace: xr.Dataset, parent: int | None, step: int | None) -> None:
+        """Show a branch that begins with this trace; one without a parent is a run of its own."""
+        known = [] if parent is None else self.branches
+        branch: dict[str, Any] = {
+            "run": self._run_number, "parent": parent, "step": step, "written": None,
+            "instead": None, "n_prompt": len(trace.attrs["prompt_ids"]),
+        }  # fmt: skip
+        if parent is not None:
+            lm, before = self.lm, self._traces[parent]
+            branch["written"] = lm.label(int(trace.attrs["forced_ids"][-1]))
+            branch["instead"] = str(before["sampled_token"].values[step])
+        self.branches = [*known, {**branch, **_likelihood(trace)}]
+        self.shown = self._run_number
+
+    def _end_branch(self, run: int) -> None:
+        """The branch has come to its end: say how likely its text is."""
+        told = _likelihood(self._traces[run])
+        self.branches = [
+            {**branch, **told} if branch["run"] == run else branch for branch in self.branches
+        ]
+
+    @traitlets.validate("shown")
+    def _check_shown(self, proposal: Any) -> int:
+        if proposal["value"] not in self._traces and proposal["value"] != 0:
+            raise unknown_name("branch", proposal["value"], self._traces)
+        return int(proposal["value"])
 
     async def _breathe(self, due: float) -> None:
         """Let Stop and other cells be heard, at least a moment, and until the next token is due."""
@@ -306,26 +424,32 @@ class GenerationExplorer(anywidget.AnyWidget):
                 self.start(**content["settings"])
             elif kind == "stop":
                 self.stop()
+            elif kind == "fork":
+                self.fork(content["step"], content["id"], run=content["run"])
             elif kind == "ask":
-                is_known = content["run"] == self._run_number
-                self._send_steps(content["first"] if is_known else 0)
+                is_known = content["run"] in self._traces
+                run = content["run"] if is_known else self.shown
+                self._send_steps(run, content["first"] if is_known else 0)
             elif kind == "plan":
                 self._send_plan(content["settings"], content["view"])
+        except InUseError as error:
+            self._say(str(error), "error")
         except Exception as error:
             self._say(f"{type(error).__name__}: {error}", "error")
             logger.exception("the generation explorer could not answer its page")
 
-    def _send_steps(self, first: int) -> None:
-        """Send the steps from `first` on; before the first one, what the run is."""
-        if self.trace is None:
+    def _send_steps(self, run: int, first: int) -> None:
+        """Send the steps of a branch from `first` on; before the first one, what the run is."""
+        trace = self._traces.get(run)
+        if trace is None:
             return
-        packed = pack_steps(self.trace, first)
+        packed = pack_steps(trace, first)
         content = {
             "type": "steps",
-            "run": self._run_number,
-            "about": describe(self.trace) if first == 0 else None,
+            "run": run,
+            "about": describe(trace) if first == 0 else None,
             "first": first,
-            "available": self.trace.sizes["step"],
+            "available": trace.sizes["step"],
             "steps": [step.header for step in packed],
         }
         self.send(content, [buffer for step in packed for buffer in step.buffers])
@@ -400,6 +524,17 @@ def _next(steps: Iterator[RecordedStep], notices: list[str]) -> RecordedStep | N
         recorded = next(steps, None)
     notices += [_one_line(warning.message) for warning in caught]
     return recorded
+
+
+def _likelihood(trace: xr.Dataset) -> dict[str, Any]:
+    """The text that was written so far, and the logarithm of each of its tokens' probability."""
+    known = "sampled_probability" in trace
+    probabilities = trace["sampled_probability"].values.tolist() if known else []
+    return {
+        "text": trace.attrs["text"],
+        # The smallest float32 above 0 stands for what was rounded to 0: JSON has no infinity.
+        "log_probabilities": [math.log(max(p, 1e-45)) for p in probabilities],
+    }
 
 
 def _outcome(n_written: int, seconds: float, reason: str | None, notices: list[str]) -> str:

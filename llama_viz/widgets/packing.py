@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 # What a page can read; anything else is converted to the nearest of these.
 PAGE_TYPES = ("uint8", "int8", "uint16", "int16", "int32", "float16", "float32")
 _CONVERTED = {"bool": "uint8", "int64": "int32", "float64": "float32"}
-INT16_MOST = 32767
 
 
 class Packed(NamedTuple):
@@ -38,10 +37,19 @@ def as_bytes(values: Any) -> Packed:
 
 def as_int16(vectors: Any) -> Packed:
     """Vectors along the last axis in steps of 1/32767 of the largest size in each; NaN is 0."""
+    return _scaled(vectors, np.int16)
+
+
+def as_int8(vectors: Any) -> Packed:
+    """The same in steps of 1/127."""
+    return _scaled(vectors, np.int8)
+
+
+def _scaled(vectors: Any, kind: type[np.signedinteger]) -> Packed:
     vectors = np.nan_to_num(np.asarray(vectors, dtype=np.float32))
-    scale = (np.abs(vectors).max(axis=-1) / INT16_MOST).astype(np.float32)
+    scale = (np.abs(vectors).max(axis=-1) / np.iinfo(kind).max).astype(np.float32)
     divisor = np.where(scale > 0, scale, 1)[..., None]
-    return Packed(np.rint(vectors / divisor).astype(np.int16), scale=scale)
+    return Packed(np.rint(vectors / divisor).astype(kind), scale=scale)
 
 
 def as_float16(values: Any) -> Packed:

@@ -183,6 +183,21 @@ export class Explorer extends Display {
     }
   }
 
+  /** What more() gives where it has come already; else null, and drawn again when it comes. */
+  arrived(name, parameters = {}) {
+    const { content } = this;
+    const key = JSON.stringify([name, parameters]);
+    const answers = (content.answers ??= new Map());
+    if (!answers.has(key)) {
+      answers.set(key, null);
+      this.more(name, parameters).then((answer) => {
+        answers.set(key, answer);
+        if (answer && this.content === content) this.draw();
+      });
+    }
+    return answers.get(key);
+  }
+
   complain(error) {
     say(this.alert, error.message);
   }

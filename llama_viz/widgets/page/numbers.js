@@ -15,6 +15,12 @@ export function brief(number) {
   return String(Number(number.toPrecision(3)));
 }
 
+/** The same with a true minus sign. */
+export const signed = (number) => brief(number).replace("-", "−");
+
+/** With its sign, also where it is positive: +3, −3, 0. */
+export const withSign = (number) => (number > 0 ? `+${signed(number)}` : signed(number));
+
 /** Three significant digits, all of them written: 12.0, 0.0300, 3.21e-5, −0.500. */
 export function threeDigits(number) {
   if (number === 0) return "0";

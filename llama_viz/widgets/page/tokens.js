@@ -3,6 +3,8 @@
 import { element, newId } from "./elements.js";
 import { clamp } from "./numbers.js";
 
+const SHADES = 64;
+
 /** A token for a line of text: its label, and the character that its bytes completed. */
 export function tokenText(token) {
   if (!token) return "";
@@ -55,7 +57,17 @@ export class TokenText {
 
   /** Show these tokens: {label, id, character}, a span each. */
   fill(tokens) {
-    this.spans = tokens.map((token, position) => {
+    this.spans = [];
+    this.shades = [];
+    this.active = 0;
+    this.element.replaceChildren();
+    this.extend(tokens);
+  }
+
+  /** The same text, grown: the tokens that are new are added behind the others. */
+  extend(tokens) {
+    for (let position = this.spans.length; position < tokens.length; position++) {
+      const token = tokens[position];
       const span = element(
         "span",
         {
@@ -69,19 +81,16 @@ export class TokenText {
         },
         ...tokenParts(token),
       );
-      return span;
-    });
-    this.shades = new Array(tokens.length).fill(0);
-    this.active = 0;
-    this.element.replaceChildren(
-      ...this.spans.flatMap((span, position) => withBreaks(span, tokens[position])),
-    );
+      this.spans.push(span);
+      this.shades.push(0);
+      this.element.append(...withBreaks(span, token));
+    }
   }
 
-  /** The background of each token, 0 to 1; null clears all. */
+  /** The background of each token, 0 to 1 in steps that an eye can tell apart; null clears all. */
   shade(values) {
     this.spans.forEach((span, position) => {
-      const shade = values ? Math.round(values[position] * 255) / 255 : 0;
+      const shade = values ? Math.round(values[position] * SHADES) / SHADES : 0;
       if (shade === this.shades[position]) return;
       this.shades[position] = shade;
       span.style.setProperty("--p", shade);

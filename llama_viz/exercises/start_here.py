@@ -1,31 +1,13 @@
-"""The exercises of the notebooks, graded from the reader's own trace.
-
-Each function takes the trace and the reader's answer and returns a Verdict with a reply that helps.
-"""
+"""Exercises of notebook 00: the cache in bytes, a head that looks back, the least likely token."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from llama_viz.exercises.grading import NOT_YET, Verdict
 
 if TYPE_CHECKING:
     import xarray as xr
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether an answer is right, and what to say to the reader."""
-
-    right: bool
-    reply: str
-
-    def __repr__(self) -> str:
-        return self.reply
-
-
-NOT_YET = Verdict(
-    False, "Not answered yet: put your answer in place of None and run the cell again."
-)
 
 
 def cache_bytes(trace: xr.Dataset, answer: int | None, *, step: int) -> Verdict:

@@ -1,0 +1,119 @@
+"""How an answer is graded: right or not, with a reply that helps."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether an answer is right, and what to say to the reader."""
+
+    right: bool
+    reply: str
+
+    def __repr__(self) -> str:
+        return self.reply
+
+
+NOT_YET = Verdict(
+    False, "Not answered yet: put your answer in place of None and run the cell again."
+)
+
+
+def grade_number(
+    answer: Any,
+    truth: float,
+    *,
+    tolerance: float = 0.0,
+    right: str,
+    hint: str,
+    slips: Mapping[float, str] | None = None,
+    write: Callable[[float], str] = "{:,.6g}".format,
+) -> Verdict:
+    """Grade one number: right within `tolerance` of the truth.
+
+    `right` is what to say then. slips are wrong results of common mistakes, each with a reply of
+    its own; any other number gets the hint. What is no number is told so.
+    """
+    if answer is None:
+        return NOT_YET
+    value = as_number(answer)
+    if value is None:
+        return Verdict(False, f"Answer with one number, not {type(answer).__name__}.")
+    if abs(value - truth) <= tolerance:
+        return Verdict(True, f"Right: {right}")
+    for wrong, reply in (slips or {}).items():
+        if abs(value - wrong) <= tolerance:
+            return Verdict(False, f"Not {write(value)}. {reply}")
+    return Verdict(False, f"Not {write(value)}. {hint}")
+
+
+def grade_numbers(
+    answer: Any,
+    truth: Sequence[float],
+    *,
+    tolerance: float,
+    right: str,
+    hint: str,
+    slips: Sequence[tuple[Sequence[float], str]] = (),
+) -> Verdict:
+    """Grade several numbers in order; the reply to a wrong list says which one is wrong first.
+
+    slips are whole wrong lists of common mistakes, each with a reply of its own.
+    """
+    if answer is None:
+        return NOT_YET
+    try:
+        values = [as_number(value) for value in answer]
+    except TypeError:
+        values = [None]
+    if len(values) != len(truth) or None in values:
+        return Verdict(False, f"Answer with a list of {len(truth)} numbers.")
+    numbers = [value for value in values if value is not None]
+    if _close(numbers, truth, tolerance):
+        return Verdict(True, f"Right: {right}")
+    for wrong, reply in slips:
+        if _close(numbers, wrong, tolerance):
+            return Verdict(False, f"Not yet. {reply}")
+    first = next(
+        index
+        for index, (value, wanted) in enumerate(zip(numbers, truth, strict=True))
+        if abs(value - wanted) > tolerance
+    )
+    return Verdict(False, f"Not yet: number {first} is not {numbers[first]:,.6g}. {hint}")
+
+
+def grade_choice(
+    answer: Any, truth: str, choices: Sequence[str], *, right: str, hints: Mapping[str, str]
+) -> Verdict:
+    """Grade one of several words; each wrong one has its own hint."""
+    if answer is None:
+        return NOT_YET
+    if answer not in choices:
+        return Verdict(False, f"Answer with one of: {', '.join(map(repr, choices))}.")
+    if answer == truth:
+        return Verdict(True, f"Right: {right}")
+    return Verdict(False, f"Not {answer!r}. {hints[answer]}")
+
+
+def as_number(answer: Any) -> float | None:
+    """A finite number as float, also from numpy or torch; None for anything else."""
+    if isinstance(answer, (bool, str)):
+        return None
+    try:
+        value = float(answer)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _close(numbers: Sequence[float], others: Sequence[float], tolerance: float) -> bool:
+    return all(
+        abs(number - other) <= tolerance for number, other in zip(numbers, others, strict=True)
+    )

@@ -1,0 +1,115 @@
+"""An explorer on a page, as a reader handles it: in JupyterLab, or saved to a file."""
+
+from __future__ import annotations
+
+import re
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import nbformat
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from playwright.sync_api import Browser, Locator, Page
+
+    from tests.browser.lab import Lab
+
+# Press, and count the time until the explorer has drawn what came of it.
+TIMED = """async ([root, selector, event]) => {
+  const target = root.querySelector(selector);
+  const before = root.dataset.drawn;
+  const began = performance.now();
+  target.dispatchEvent(event.startsWith("Arrow") || event === "Enter"
+    ? new KeyboardEvent("keydown", { key: event, bubbles: true })
+    : new Event(event, { bubbles: true }));
+  while (root.dataset.drawn === before && performance.now() - began < 5000)
+    await new Promise(requestAnimationFrame);
+  return performance.now() - began;
+}"""
+
+
+class ExplorerPage:
+    """One explorer that is shown; `root` is its element."""
+
+    def __init__(self, page: Page, name: str) -> None:
+        self.page = page
+        self.root: Locator = page.locator(f".lv-{name}").first
+        self.root.wait_for(timeout=30_000)
+        self.wait("root.dataset.drawn")
+
+    def find(self, selector: str) -> Locator:
+        """What is inside of the explorer."""
+        return self.root.locator(selector)
+
+    def text(self, selector: str) -> str:
+        """The text of the first such element."""
+        return self.find(selector).first.inner_text()
+
+    def settle(self) -> None:
+        """Wait until what was asked for is drawn."""
+        self.page.evaluate("""() => new Promise(
+          done => requestAnimationFrame(() => requestAnimationFrame(() => done())))""")
+
+    def wait(self, condition: str, **arguments: object) -> None:
+        """Wait until an expression of root and the arguments holds."""
+        names = ", ".join(arguments)
+        self.page.wait_for_function(
+            f"([root, {{ {names} }}]) => {condition}",
+            arg=[self.root.element_handle(), arguments],
+            timeout=20_000,
+        )
+
+    def picture(self, selector: str) -> str:
+        """The pixels of a canvas, or the shapes of another element."""
+        self.settle()
+        return self.find(selector).first.evaluate(
+            "node => node.tagName === 'CANVAS' ? node.toDataURL() : node.innerHTML"
+        )
+
+    def seconds(self, selector: str, event: str) -> float:
+        """From an event to the frame in which the explorer shows what came of it."""
+        taken = self.page.evaluate(TIMED, [self.root.element_handle(), selector, event])
+        return float(taken) / 1000
+
+    def execute(self, code: str) -> None:
+        """Run code in the kernel, as a cell does; AssertionError where it fails."""
+        error = self.page.evaluate(
+            """async code => {
+              const { kernel } = window.jupyterapp.shell.currentWidget.sessionContext.session;
+              const reply = await kernel.requestExecute({ code }).done;
+              const { status, ename, evalue } = reply.content;
+              return status === "ok" ? null : `${ename}: ${evalue}`;
+            }""",
+            code,
+        )
+        assert error is None, error
+
+
+def write_notebook(lab: Lab, name: str, *cells: str) -> None:
+    """Put a notebook of code cells into the folder that the JupyterLab shows."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    notebook.metadata["kernelspec"] = {
+        "name": "python3", "display_name": "Python 3", "language": "python",
+    }  # fmt: skip
+    nbformat.write(notebook, lab.log.parent / "notebooks" / name)
+
+
+@contextmanager
+def saved_page(
+    browser: Browser, path: Path, name: str, **options: object
+) -> Iterator[ExplorerPage]:
+    """A saved explorer over file://; what it says and asks for must be nothing."""
+    page = browser.new_page(**options)  # type: ignore[arg-type]
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(f"page error: {error}"))
+    page.on("request", lambda request: said.append(request.url))
+    page.goto(path.as_uri())
+    try:
+        yield ExplorerPage(page, name)
+        strangers = [line for line in said if not re.match(re.escape(path.as_uri()), line)]
+        assert strangers == []
+    finally:
+        page.close()

@@ -1,0 +1,148 @@
+"""An explorer in a real browser, in either of its places: JupyterLab, or a saved page."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import nbformat
+from playwright.sync_api import sync_playwright
+
+from tests.browser.browser import launch
+from tests.browser.lab import Lab, Watch, jupyterlab
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from playwright.sync_api import Locator
+
+NOTEBOOK = "explorer.ipynb"
+
+# What is drawn: the pixels of every canvas, and the shapes of every chart.
+PICTURE = """root => [root, ...root.querySelectorAll("canvas, svg")].map(node =>
+  node.tagName === "CANVAS" ? node.toDataURL() : node.tagName === "svg" ? node.innerHTML : "")
+  .join("\\n")"""
+
+STILL = """async root => {
+  const frame = () => new Promise(done => requestAnimationFrame(done));
+  for (let before, still = 0; still < 4;) {
+    await frame();
+    still = before === root.dataset.drawn ? still + 1 : 0;
+    before = root.dataset.drawn;
+  }
+}"""
+
+
+class Opened:
+    """An explorer on a page, as a reader handles it; place is "lab" or "file"."""
+
+    def __init__(self, page: Any, place: str, name: str, watch: Watch) -> None:
+        self.page, self.place, self.watch = page, place, watch
+        self.root: Locator = page.locator(f".lv-{name}").first
+        self.root.wait_for(timeout=30_000)
+        self.wait("root.dataset.drawn")
+        self.settle()
+
+    def find(self, selector: str) -> Locator:
+        """Elements of the explorer."""
+        return self.root.locator(selector)
+
+    def settle(self) -> None:
+        """Wait until nothing more is drawn."""
+        self.root.evaluate(STILL)
+
+    def text(self, selector: str) -> str:
+        """The text of the first such element."""
+        self.settle()
+        return self.find(selector).first.inner_text()
+
+    def texts(self, selector: str) -> list[str]:
+        """The texts of all such elements."""
+        self.settle()
+        return self.find(selector).all_inner_texts()
+
+    def picture(self, selector: str | None = None) -> str:
+        """What is drawn, everywhere or in the first such element."""
+        self.settle()
+        return str((self.find(selector).first if selector else self.root).evaluate(PICTURE))
+
+    def press(self, *keys: str) -> None:
+        """Keys, one after another, to what has the focus."""
+        for key in keys:
+            self.page.keyboard.press(key)
+        self.settle()
+
+    def wait(self, condition: str, **arguments: Any) -> None:
+        """Wait until an expression of root and the arguments holds."""
+        names = ", ".join(arguments)
+        self.page.wait_for_function(
+            f"([root, {{ {names} }}]) => {condition}",
+            arg=[self.root.element_handle(), arguments],
+            timeout=20_000,
+        )
+
+    def execute(self, code: str) -> Any:
+        """Run code in the kernel; the repr of what it left in `it`."""
+        return self.page.evaluate(
+            """async code => {
+              const { kernel } = window.jupyterapp.shell.currentWidget.sessionContext.session;
+              const future = kernel.requestExecute({ code, user_expressions: { it: "it" } });
+              const { content } = await future.done;
+              if (content.status !== "ok") throw new Error(content.evalue);
+              return content.user_expressions.it.data?.["text/plain"];
+            }""",
+            code,
+        )
+
+    def change_theme(self) -> None:
+        """From light to dark."""
+        if self.place == "file":
+            self.page.emulate_media(color_scheme="dark")
+        else:
+            self.page.evaluate("window.jupyterapp.commands.execute('apputils:change-theme', "
+                               "{ theme: 'JupyterLab Dark' })")  # fmt: skip
+        self.page.wait_for_function("document.body.dataset.jpThemeLight === 'false'")
+
+    def check_labels(self) -> None:
+        """Every control has a name, keeps its keys, and nothing is wider than the explorer."""
+        unnamed = self.find("input, select, textarea, button, canvas, [role]").evaluate_all(
+            """all => all.filter(node => !node.closest("[hidden]") && !node.labels?.length
+              && !node.getAttribute("aria-label") && !node.getAttribute("aria-labelledby")
+              && !["status", "alert", "option"].includes(node.getAttribute("role"))
+              && !node.textContent.trim()).map(node => node.outerHTML.slice(0, 90))"""
+        )
+        assert unnamed == [], unnamed
+        focusable = self.find("button, select, input:not([type=number]), [tabindex]")
+        assert focusable.evaluate_all(
+            "all => all.every(node => node.hasAttribute('data-lm-suppress-shortcuts'))"
+        )
+        assert self.root.evaluate("root => root.scrollWidth <= root.clientWidth")
+
+
+def write_notebook(folder: Path, code: str) -> None:
+    """A notebook of one cell, in a folder that JupyterLab can open."""
+    (folder / "notebooks").mkdir(exist_ok=True)
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3"}
+    nbformat.write(notebook, folder / "notebooks" / NOTEBOOK)
+
+
+@contextmanager
+def opened(place: str, folder: Path, name: str) -> Iterator[Opened]:
+    """The explorer of the folder's notebook ("lab"), or of its page.html ("file")."""
+    with sync_playwright() as playwright:
+        browser = launch(playwright)
+        page = browser.new_page(viewport={"width": 1280, "height": 1500})
+        page.on("dialog", lambda dialog: dialog.accept())
+        if place == "file":
+            watch = Watch(page, Lab("file:", folder))
+            page.goto((folder / "page.html").as_uri())
+            yield Opened(page, place, name, watch)
+        else:
+            with jupyterlab(folder) as lab:
+                watch = Watch(page, lab)
+                lab.open(page, NOTEBOOK)
+                lab.run_all(page)
+                yield Opened(page, place, name, watch)
+        browser.close()

@@ -1,0 +1,377 @@
+"""The cache explorer in a real browser: in JupyterLab, and as a file without a kernel."""
+
+from __future__ import annotations
+
+import re
+
+import nbformat
+import numpy as np
+import pytest
+from playwright.sync_api import sync_playwright
+
+import llama_viz as lv
+from llama_viz.figures.cache import multiply_adds
+from llama_viz.widgets import CacheExplorer
+from tests.browser.browser import launch
+from tests.browser.lab import Lab, Watch, jupyterlab
+
+NOTEBOOK = "cache.ipynb"
+HOSTILE = [
+    "<s>", "<0x0A>", "⏎", "▁leading", "$x$", "<img src=x onerror=alert(1)>", "&amp;", "the", "the",
+    "שלום", "🙂", "</script><script>alert(1)</script>",
+]  # fmt: skip
+PANELS = ["cache-without", "cache-with", "cache-work", "cache-bytes"]
+CELL = """import llama_viz as lv
+from llama_viz.widgets import CacheExplorer
+lm = lv.load("gqa")
+explorer = CacheExplorer(lv.load_trace("run.nc"), lm=lm)
+explorer"""
+
+
+@pytest.fixture(scope="module")
+def trace(family):
+    """A recorded run; its first tokens are given labels that a page might mistake for markup."""
+    trace = lv.record(family["gqa"], "Once upon a time there was a girl named Lily.", 14)
+    labels = [str(label) for label in trace["token"].values]
+    labels[: len(HOSTILE)] = HOSTILE
+    dims = trace["token"].dims
+    return trace.assign_coords({"token": (dims, np.array(labels, dtype=object))})
+
+
+@pytest.fixture(scope="module")
+def folder(trace, tmp_path_factory):
+    """A notebook with the explorer, the trace that it opens, and the same explorer as a file."""
+    folder = tmp_path_factory.mktemp("cache")
+    (folder / "notebooks").mkdir()
+    lv.save_trace(trace, folder / "notebooks" / "run.nc")
+    CacheExplorer(trace).save(folder / "page.html")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
+    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3"}
+    nbformat.write(notebook, folder / "notebooks" / NOTEBOOK)
+    return folder
+
+
+class Explorer:
+    """The explorer on a page, as a reader handles it."""
+
+    def __init__(self, page, place):
+        self.page, self.place = page, place
+        self.root = page.locator(".lv-cache-explorer").first
+        self.root.locator(".lv-cache-with canvas").wait_for(timeout=30_000)
+        self.settle()
+
+    def settle(self):
+        """Wait until nothing more is drawn."""
+        self.page.evaluate("""async () => {
+          const root = document.querySelector(".lv-cache-explorer");
+          const frame = () => new Promise(done => requestAnimationFrame(done));
+          for (let before, still = 0; still < 6;) {
+            await frame();
+            still = before === root.dataset.drawn ? still + 1 : 0;
+            before = root.dataset.drawn;
+          }
+        }""")
+
+    def find(self, selector):
+        return self.root.locator(selector)
+
+    def text(self, selector):
+        self.settle()
+        return self.find(selector).first.inner_text()
+
+    def pictures(self):
+        self.settle()
+        return {
+            name: self.find(f"[data-panel={name}]").evaluate(
+                "panel => (panel.querySelector('canvas')?.toDataURL() ?? '')"
+                " + panel.querySelector('svg').innerHTML"
+            )
+            for name in PANELS
+        }
+
+    def step(self, number):
+        self.find(".lv-scrubber").evaluate(
+            "(input, step) => { input.value = step; input.dispatchEvent(new Event('input')); }",
+            number,
+        )
+        self.settle()
+
+    def press(self, *keys):
+        for key in keys:
+            self.page.keyboard.press(key)
+        self.settle()
+
+    def menu(self, name):
+        return self.find(f".lv-cache-{name}")
+
+    def wait(self, condition, **arguments):
+        names = ", ".join(arguments)
+        self.page.wait_for_function(
+            f"([root, {{ {names} }}]) => {condition}",
+            arg=[self.root.element_handle(), arguments],
+            timeout=20_000,
+        )
+
+
+@pytest.fixture(scope="module", params=["lab", "file"])
+def explorer(request, folder):
+    with sync_playwright() as playwright:
+        browser = launch(playwright)
+        page = browser.new_page(viewport={"width": 1280, "height": 1600})
+        page.set_default_timeout(10_000)
+        page.on("dialog", lambda dialog: dialog.accept())
+        if request.param == "file":
+            page.watch = Watch(page, Lab("file:", folder))
+            page.goto((folder / "page.html").as_uri())
+            yield Explorer(page, "file")
+        else:
+            with jupyterlab(folder) as lab:
+                page.watch = Watch(page, lab)
+                lab.open(page, NOTEBOOK)
+                lab.run_all(page)
+                yield Explorer(page, "lab")
+        browser.close()
+
+
+@pytest.fixture
+def page(explorer):
+    return explorer.page
+
+
+def changed(before, after):
+    """The panels whose pictures differ."""
+    return {name for name in before if before[name] != after[name]}
+
+
+def test_both_ways_are_there_at_once(explorer, trace):
+    n_prompt = len(trace.attrs["prompt_ids"])
+    assert f"decode: position {n_prompt}" in explorer.text(".lv-moment")
+    without = explorer.text(".lv-cache-without .lv-caption")
+    assert without.startswith(f"{n_prompt + 1} query rows")
+    assert f"The scores are {n_prompt + 1} × {n_prompt + 1}" in without
+    cached = explorer.text(".lv-cache-with .lv-caption")
+    assert cached.startswith("1 query row, 1 key and value computed and appended")
+    assert f"{n_prompt} keys and values read from the cache" in cached
+    assert "as recorded at every step" in explorer.text(".lv-cache-bytes .lv-caption")
+    for picture in explorer.pictures().values():
+        assert len(picture) > 500
+    assert explorer.root.evaluate("root => root.scrollWidth <= root.clientWidth")
+    words = explorer.text(".lv-cache-flow")
+    assert "the token that step 0 drew" in words
+    assert "This token is fed back, not an output of attention." in words
+
+
+def test_tokens_show_as_themselves(explorer, page):
+    shown = explorer.root.evaluate(
+        "root => [...root.querySelectorAll('.lv-story [data-position]')].map(t => t.textContent)"
+    )
+    for expected, token in zip(HOSTILE, shown, strict=False):
+        assert token.startswith(expected)
+    assert explorer.find("img, script, s").count() == 0
+
+
+def test_the_slider_the_keys_and_play_go_through_the_steps(explorer, page, trace):
+    explorer.step(1)
+    before = explorer.pictures()
+    explorer.find(".lv-scrubber").focus()
+    explorer.press("ArrowRight", "ArrowRight")
+    assert explorer.text(".lv-moment").startswith("Step 3 of 13")
+    assert explorer.find(".lv-scrubber").get_attribute("aria-valuetext").startswith("Step 3 of 13")
+    assert changed(before, explorer.pictures()) == set(PANELS)
+    so_far = [int(multiply_adds(trace, use_cache=way)[:4].sum()) for way in (False, True)]
+    words = explorer.text(".lv-cache-work .lv-caption")
+    assert f"{float(f'{so_far[0] / so_far[1]:.3g}'):g} times the work" in words
+    explorer.press("Home")
+    assert "prefill" in explorer.text(".lv-moment")
+    assert "the same both ways" in explorer.text(".lv-moment")
+    explorer.find(".lv-play").click()
+    explorer.wait("root.querySelector('.lv-scrubber').value === '13'")
+    explorer.settle()
+    assert explorer.find(".lv-play").get_attribute("aria-label") == "Play the steps"
+    assert "was not fed back" in explorer.text(".lv-cache-flow")
+    explorer.find(".lv-play").focus()
+    page.keyboard.press("Enter")
+    explorer.wait("root.querySelector('.lv-play').getAttribute('aria-label') === 'Pause'")
+    page.keyboard.press("Enter")
+    assert explorer.find(".lv-play").get_attribute("aria-label") == "Play the steps"
+
+
+def test_a_token_is_its_step(explorer, trace):
+    n_prompt = len(trace.attrs["prompt_ids"])
+    explorer.find(f".lv-story [data-position='{n_prompt + 4}']").click()
+    assert explorer.text(".lv-moment").startswith("Step 5 ")
+    explorer.find(".lv-story [data-position='2']").click()
+    assert explorer.text(".lv-moment").startswith("Step 0 ")
+    explorer.press("End", "Enter")
+    assert explorer.text(".lv-moment").startswith("Step 13 ")
+
+
+def test_layer_and_head_change_the_tensors_alone(explorer, page):
+    explorer.step(6)
+    before = explorer.pictures()
+    explorer.menu("layer").select_option(index=3)
+    explorer.settle()
+    assert changed(before, explorer.pictures()) == {"cache-without", "cache-with", "cache-bytes"}
+    assert "only the last row goes on" in explorer.text(".lv-cache-without .lv-caption")
+    before = explorer.pictures()
+    explorer.menu("head").focus()
+    explorer.press("ArrowDown")
+    assert changed(before, explorer.pictures()) == {"cache-without", "cache-with"}
+    explorer.menu("layer").select_option(index=0)
+    assert "lower layers need every row" in explorer.text(".lv-cache-without .lv-caption")
+    if explorer.place == "lab":
+        execute(page, "assert explorer.state == {'step': 6, 'layer': 0, 'head': 1}, explorer.state")
+        execute(page, "explorer.show(step=2, layer=1)")
+        explorer.wait("root.querySelector('.lv-moment').textContent.startsWith('Step 2 ')")
+
+
+def test_hover_shows_click_locks_escape_unlocks(explorer, page, trace):
+    explorer.step(6)
+    n = trace.sizes["position"]
+    canvas = explorer.find(".lv-cache-without canvas")
+    box = canvas.bounding_box()
+    side = box["height"] - 20
+    place = {"x": 30, "y": 16 + (3.5 / n) * side}
+    canvas.hover(position=place)
+    assert "at position 3: computed again" in explorer.text(".lv-readout")
+    assert explorer.find(".lv-story .lv-looked-at").count() == 1
+    assert explorer.find(".lv-cache-with .lv-cursor").count() > 0
+    canvas.click(position=place)
+    page.mouse.move(2, 2)
+    assert "locked" in explorer.text(".lv-readout")
+    explorer.press("ArrowDown")
+    assert "at position 4: computed again" in explorer.text(".lv-readout")
+    explorer.press("Escape")
+    assert explorer.text(".lv-readout").startswith("Point at a row")
+    explorer.find(".lv-cache-with canvas").focus()
+    explorer.press("ArrowUp", "Enter")
+    words = explorer.text(".lv-readout")
+    assert "new in this step, both ways" in words
+    row = trace["attention_weights"].values[explorer_layer(explorer), 1, :, :]
+    end = len(trace.attrs["prompt_ids"]) + 6
+    weight = float(re.search(r"gives it (\d\.\d\d) of", words)[1])
+    assert weight == pytest.approx(row[end - 1, end - 1], abs=0.5 / 255 + 0.0051)
+    explorer.press("Escape")
+
+
+def explorer_layer(explorer):
+    return int(explorer.menu("layer").evaluate("menu => menu.selectedIndex"))
+
+
+def test_the_numbers_are_a_table(explorer, trace):
+    explorer.find(".lv-numbers-button").focus()
+    explorer.press("Enter")
+    rows = explorer.find(".lv-table tbody tr")
+    assert rows.count() == trace.sizes["step"]
+    cells = rows.nth(5).locator("td").all_inner_texts()
+    work = [f"{multiply_adds(trace, use_cache=way)[5]:,}" for way in (False, True)]
+    assert cells[4:6] == work
+    used = f"{int(trace['cache_bytes_used'].values[5].sum()):,}"
+    assert cells[7:9] == [used, used]
+    explorer.press("Enter")
+    assert not explorer.find(".lv-table").is_visible()
+
+
+def test_surgery(explorer, page):
+    explorer.step(4)
+    if explorer.place == "file":
+        assert "open this explorer in a notebook" in explorer.text(".lv-cache-surgery .lv-caption")
+        assert explorer.find(".lv-cache-operate").count() == 0
+        return
+    assert explorer.find(".lv-cache-result").is_hidden()
+    explorer.menu("more").fill("6")
+    explorer.find(".lv-cache-operate").click()
+    explorer.wait("!root.querySelector('.lv-cache-result').hidden")
+    words = explorer.text(".lv-cache-surgery .lv-caption")
+    assert "KL divergence of" in words
+    for name in ("before", "after"):
+        assert 1 <= explorer.find(f".lv-cache-text-{name} .lv-token").count() <= 6
+    assert explorer.find(".lv-cache-result rect.lv-cache-after").count() >= 8
+    assert explorer.text(".lv-spoken").startswith("After") or "KL" in words
+    seen = set()
+    for operation, fields in [
+        ("blank", {}), ("rounded", {"bits": "1"}), ("window", {"size": "2"}),
+        ("first_and_window", {"first": "1", "size": "3"}),
+    ]:  # fmt: skip
+        index = ["drop", "blank", "rounded", "window", "first_and_window"].index(operation)
+        explorer.menu("operation").select_option(index=index)
+        for label, value in fields.items():
+            explorer.menu(label).fill(value)
+        before = explorer.text(".lv-cache-surgery .lv-caption")
+        explorer.find(".lv-cache-operate").focus()
+        explorer.press("Enter")
+        explorer.wait("root.querySelector('.lv-cache-surgery .lv-caption').textContent !== before",
+                      before=before)  # fmt: skip
+        seen.add(explorer.text(".lv-cache-surgery .lv-caption"))
+    assert len(seen) == 4
+    explorer.menu("kv-heads").select_option(index=1)
+    explorer.menu("layers").select_option(index=1)
+    explorer.find(".lv-cache-surgery [type=checkbox]").uncheck()
+    explorer.find(".lv-cache-operate").click()
+    explorer.wait("root.querySelector('.lv-cache-busy').textContent === ''")
+    assert explorer.text(".lv-cache-surgery .lv-caption") not in seen
+    explorer.menu("size").fill("-1")
+    explorer.find(".lv-cache-operate").click()
+    explorer.wait("root.querySelector('.lv-alert').textContent.includes('size must be')")
+    explorer.menu("size").fill("4")
+    explorer.find(".lv-cache-operate").click()
+    explorer.wait("root.querySelector('.lv-alert').textContent === ''")
+    execute(page, "assert not lm.model._forward_pre_hooks and not lm.model.interventions")
+    explorer.step(5)
+    assert explorer.find(".lv-cache-result").is_hidden()
+
+
+def test_a_step_is_redrawn_quickly(explorer, record_property):
+    taken = explorer.root.evaluate("""async root => {
+      const input = root.querySelector(".lv-scrubber");
+      const taken = [];
+      for (const step of [3, 9, 1, 12, 6]) {
+        const [before, began] = [root.dataset.drawn, performance.now()];
+        input.value = step;
+        input.dispatchEvent(new Event("input"));
+        while (root.dataset.drawn === before) await new Promise(requestAnimationFrame);
+        taken.push(performance.now() - began);
+      }
+      return Math.min(...taken);  // the machine may be busy with something else
+    }""")
+    record_property("milliseconds from an event to the redrawn frame", taken)
+    assert taken < 150
+
+
+def test_the_dark_theme_and_a_narrow_page(explorer, page):
+    before = explorer.pictures()
+    page.evaluate("document.body.dataset.jpThemeLight = 'false'")
+    assert {"cache-without", "cache-with"} <= changed(before, explorer.pictures())
+    page.evaluate("document.body.dataset.jpThemeLight = 'true'")
+    # JupyterLab's own side bar takes a part of the page.
+    page.set_viewport_size({"width": 600 if explorer.place == "file" else 960, "height": 1600})
+    explorer.settle()
+    assert explorer.root.evaluate("root => root.scrollWidth <= root.clientWidth")
+    page.set_viewport_size({"width": 1280, "height": 1600})
+    explorer.settle()
+
+
+def test_every_control_has_a_name(explorer):
+    nameless = explorer.root.evaluate("""root =>
+      [...root.querySelectorAll("button, select, input, [tabindex='0']")].filter(node =>
+        !node.getAttribute("aria-label") && !node.labels?.length && !node.textContent.trim()
+      ).map(node => node.outerHTML)""")
+    assert nameless == []
+
+
+def test_no_errors_and_no_other_host(explorer, page):
+    assert page.watch.errors == []
+    assert [url for url in page.watch.strangers if not url.startswith("file:")] == []
+
+
+def execute(page, code):
+    """Run code in the kernel, as a cell does; AssertionError where it fails."""
+    error = page.evaluate(
+        """async code => {
+          const { kernel } = window.jupyterapp.shell.currentWidget.sessionContext.session;
+          const { content } = await kernel.requestExecute({ code }).done;
+          return content.status === "ok" ? null : `${content.ename}: ${content.evalue}`;
+        }""",
+        code,
+    )
+    assert error is None, error
