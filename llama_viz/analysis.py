@@ -6,7 +6,7 @@ trace that was saved to a file can be analysed anywhere.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -298,6 +298,60 @@ def token_probability(trace: xr.Dataset) -> xr.DataArray:
         "token_probability",
         {"long_name": "probability of each token given those before it"},
     )
+
+
+class LookBack(NamedTuple):
+    """A head that looks at an earlier token, and that token is written next."""
+
+    layer: int
+    head: int
+    query_position: int
+    key_position: int
+    weight: float
+    token: str
+
+    def __repr__(self) -> str:
+        back = self.query_position - self.key_position
+        return (
+            f"layer {self.layer}, head {self.head}: at position {self.query_position} it gives "
+            f"{self.weight:.2f} to position {self.key_position}, {back} back, where "
+            f"{self.token!r} stands; the next token is {self.token!r} again"
+        )
+
+
+def look_backs(trace: xr.Dataset, *, count: int = 1, at_least: int = 12) -> list[LookBack]:
+    """The strongest looks back at what is written next, one for each query position.
+
+    A head at a position looks at an earlier place, at least so many positions back, and the token
+    that stood there comes next again: that is how a name or a place is said a second time. The
+    strongest first. Raises ValueError where the run has fewer than `count`.
+    """
+    require(trace, "attention_weights", "token")
+    weights = trace["attention_weights"].values
+    ids = trace["token_id"].values
+    found = []
+    for query in range(at_least, len(ids) - 1):
+        keys = np.flatnonzero(ids[: query - at_least + 1] == ids[query + 1])
+        if not len(keys):
+            continue
+        here = weights[:, :, query, keys]
+        layer, head, key = np.unravel_index(int(np.nanargmax(here)), here.shape)
+        found.append(
+            LookBack(
+                int(trace["layer"].values[layer]),
+                int(trace["head"].values[head]),
+                query,
+                int(keys[key]),
+                float(here[layer, head, key]),
+                str(trace["token"].values[query + 1]),
+            )
+        )
+    if len(found) < count:
+        raise ValueError(
+            f"the run says {len(found)} tokens again that stood at least {at_least} positions "
+            f"back, asked for {count}; record a longer run"
+        )
+    return sorted(found, key=lambda look: -look.weight)[:count]
 
 
 HEAD_KINDS = ("previous", "first", "induction")

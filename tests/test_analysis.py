@@ -309,6 +309,28 @@ def test_token_probability_of_a_single_pass_and_of_one_position():
     assert one.isnull().all()
 
 
+# Looks back
+
+
+def test_a_look_back_is_found_where_it_was_put():
+    ids = [1, 7, 8, 9, 5, 6, 7, 4, 8, 2]  # 7 comes again at 6, 8 at 8
+    trace = lv.record_forward(random_model("gqa"), ids, taps=["attention_weights"])
+    weights = np.zeros(trace["attention_weights"].shape, dtype=np.float32)
+    weights[2, 5, 5, 1] = 0.75  # before 7 is said again, at 7
+    weights[1, 3, 7, 2] = 0.5  # before 8 is said again, at 8
+    weights[0, 0, 4, 0] = 1.0  # at nothing that comes next
+    trace = trace.assign(attention_weights=(trace["attention_weights"].dims, weights))
+    first, second = analysis.look_backs(trace, count=2, at_least=4)
+    assert first[:5] == (2, 5, 5, 1, 0.75)
+    assert second[:5] == (1, 3, 7, 2, 0.5)
+    assert repr(first).startswith("layer 2, head 5: at position 5 it gives 0.75 to position 1, 4")
+    assert first.token == trace["token"].values[6]
+    with pytest.raises(
+        ValueError, match="says 1 tokens again that stood at least 5 .* asked for 2"
+    ):
+        analysis.look_backs(trace, count=2, at_least=5)
+
+
 # Kinds of heads
 
 
