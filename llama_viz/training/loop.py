@@ -246,9 +246,13 @@ def _snap(trainer: Trainer, snapshots: Path | None) -> None:
 def _in_float32(attend: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     """Keep attention out of autocast: on CPUs its backward pass is slower in half precision."""
 
-    def attend_in_float32(*tensors: torch.Tensor) -> torch.Tensor:
+    def attend_in_float32(*tensors: torch.Tensor, **rest: Any) -> torch.Tensor:
         with torch.autocast("cpu", enabled=False):
-            return attend(*(tensor.float() for tensor in tensors))
+            wide = (
+                tensor.float() if tensor is not None and tensor.is_floating_point() else tensor
+                for tensor in tensors
+            )  # fmt: skip
+            return attend(*wide, **rest)
 
     return attend_in_float32
 

@@ -6,12 +6,13 @@ results.csv and recall.csv hold every run. The data card is written from them.
 
 from __future__ import annotations
 
-import copy
 import csv
 import hashlib
 import json
+import math
 import platform
 import shutil
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from llama_viz.training.loop import Trainer, write_table
 from llama_viz.training.recipes import EMBEDDED, GROWING, RECIPES, group_of
 from llama_viz.training.stories import KINDS, tell_story
 from llama_viz.training.tokenizer import save_tokenizer
+from llama_viz.training.variants import build
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,7 +76,9 @@ def store(
         save_tokenizer(trainer.tokenizer, tokenizer)
     files = [losses, tokenizer]
 
-    model = copy.deepcopy(trainer.model).half().float()
+    model = build(recipe)
+    model.load_state_dict(trainer.model.state_dict())
+    model = model.half().float()
     held_out = HeldOut(trainer.tokenizer, n_held_out, seed=recipe.seed)
     score = held_out.score(model)
     facts: Facts = {
@@ -192,23 +196,19 @@ def _losses_at(trainer: Trainer, steps: list[int]) -> dict[int, float]:
 
 
 def spread_over_fall(losses: dict[int, float], count: int) -> list[int]:
-    """`count` of the steps, first and last among them, so that the loss falls evenly between.
+    """`count` of the steps, first and last among them, dense where the loss falls.
 
-    losses are by step, in order. Half the way is measured by the logarithm of the step, so that a
-    flat stretch is not left out.
+    losses are by step, in order. A third of the way is measured by the fall of the loss, the rest
+    by the root of the step, so that what a model learns late and quietly is not left out.
     """
     steps = list(losses)
     if len(steps) <= count:
         return steps
-    lowest, reached = float("inf"), []
-    for step in steps:
-        lowest = min(lowest, losses[step])
-        reached.append(lowest)
-    fall = [(reached[0] - value) / ((reached[0] - reached[-1]) or 1.0) for value in reached]
-    last = torch.log1p(torch.tensor(float(steps[-1]))).item()
+    lowest = list(accumulate(losses.values(), min))
+    fall = (lowest[0] - lowest[-1]) or 1.0
     way = [
-        (part + torch.log1p(torch.tensor(float(step))).item() / last) / 2
-        for part, step in zip(fall, steps, strict=True)
+        (lowest[0] - value) / fall / 3 + 2 / 3 * math.sqrt(step / steps[-1])
+        for value, step in zip(lowest, steps, strict=True)
     ]
     chosen: list[int] = []
     for number in range(count):
