@@ -34,6 +34,7 @@ FIGURES = {
     "rotation_angles": lambda trace: figures.rotation_angles(trace, layer=1, head=6),
     "cache_growth": figures.cache_growth,
     "token_probabilities": figures.token_probabilities,
+    "neurons": lambda trace: figures.neurons(trace, layer=1, neuron=5, position=0),
     "candidates": figures.candidates,
 }
 PICTURES = [name for name in FIGURES if name != "candidates"]
@@ -404,7 +405,8 @@ def test_figures_need_neither_pyplot_nor_torch_nor_weights(trace, tmp_path):
             figures.attention_map(trace, layer=1, head=3), figures.rms(trace),
             figures.attention_stages(trace, layer=1, head=3), figures.cache_growth(trace),
             figures.attention_heads(trace, layer=2), figures.token_probabilities(trace),
-            figures.rotation_angles(trace, layer=1, head=6),
+            figures.rotation_angles(trace, layer=1, head=6), figures.neurons(trace, layer=1),
+            figures.architecture(lv.ModelConfig(**trace.attrs["config"])),
         ):
             figure._repr_png_()
         figures.candidates(trace)
@@ -537,7 +539,8 @@ SOURCE = {
     "attention_map": "(trace, layer=1", "attention_scores": "(trace, layer=0",
     "attention_masked": "(trace, layer=2", "attention_stages": "(trace, layer=1",
     "attention_heads": "(trace, layer=2", "rotation_angles": "(trace, layer=1",
-    "rms": "", "cache_growth": "", "token_probabilities": "", "candidates": "",
+    "neurons": "(trace, layer=1", "rms": "", "cache_growth": "", "token_probabilities": "",
+    "candidates": "",
 }  # fmt: skip
 
 
@@ -566,6 +569,7 @@ def test_a_part_of_a_trace_keeps_its_positions(trace):
         ("rms", ["rms"]),
         ("rotation_angles", ["query_rotated"]),
         ("cache_growth", ["cache_bytes_reserved"]),
+        ("neurons", ["gate", "neuron_activation"]),
         ("token_probabilities", ["logits", "sampled_probability"]),
         ("candidates", ["candidate_probability"]),
     ],
@@ -593,7 +597,7 @@ def test_unknown_choices_are_listed(trace):
 def test_the_four_signals_are_enough_for_their_figures(lm):
     trace = recorded(lm, taps=lv.SIGNALS)
     for name in FIGURES:
-        if name not in ("token_probabilities", "candidates"):
+        if name not in ("neurons", "token_probabilities", "candidates"):
             FIGURES[name](trace)
 
 

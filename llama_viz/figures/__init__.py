@@ -4,6 +4,7 @@ from llama_viz.figures.architecture import architecture
 from llama_viz.figures.attention import attention_heads, attention_map, attention_stages
 from llama_viz.figures.cache import cache_growth
 from llama_viz.figures.check import FigureMismatch, check
+from llama_viz.figures.feed_forward import neurons
 from llama_viz.figures.next_token import candidates
 from llama_viz.figures.normalization import rms
 from llama_viz.figures.rotary import rotation_angles
@@ -18,6 +19,7 @@ __all__ = [
     "cache_growth",
     "candidates",
     "check",
+    "neurons",
     "rms",
     "rotation_angles",
     "token_probabilities",

@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from llama_viz.widgets.architecture import ArchitectureMap
 from llama_viz.widgets.explorer import Explorer, link
+from llama_viz.widgets.feed_forward import FeedForwardExplorer
 from llama_viz.widgets.figure_browser import FigureBrowser
 from llama_viz.widgets.generation import GenerationExplorer
 
-__all__ = ["ArchitectureMap", "Explorer", "FigureBrowser", "GenerationExplorer", "link"]
+__all__ = [
+    "ArchitectureMap",
+    "Explorer",
+    "FeedForwardExplorer",
+    "FigureBrowser",
+    "GenerationExplorer",
+    "link",
+]

@@ -58,7 +58,8 @@ export function pills(words, options, onchange, attributes = {}) {
 
 /** A slider that says its value in words: write(value) gives them. */
 export function slider(words, { min, max, step = 1, write = String, ...attributes }, onchange) {
-  const value = element("output", {});
+  // No output element: the label would name that one, the first that can be named, not the input.
+  const value = element("span", {});
   const input = element("input", {
     type: "range",
     min,
