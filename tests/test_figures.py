@@ -46,6 +46,7 @@ FIGURES = {
     "cache_growth": figures.cache_growth,
     "with_and_without_cache": lambda trace: figures.with_and_without_cache(trace, layer=1, head=6),
     "token_probabilities": figures.token_probabilities,
+    "neurons": lambda trace: figures.neurons(trace, layer=1, neuron=5, position=0),
     "candidates": figures.candidates,
 }
 PICTURES = [name for name in FIGURES if name != "candidates"]
@@ -506,7 +507,8 @@ def test_figures_need_neither_pyplot_nor_torch_nor_weights(trace, tmp_path):
             figures.attention_map(trace, layer=1, head=3), figures.rms(trace),
             figures.attention_stages(trace, layer=1, head=3), figures.cache_growth(trace),
             figures.attention_heads(trace, layer=2), figures.token_probabilities(trace),
-            figures.rotation_angles(trace, layer=1, head=6),
+            figures.rotation_angles(trace, layer=1, head=6), figures.neurons(trace, layer=1),
+            figures.architecture(lv.ModelConfig(**trace.attrs["config"])),
         ):
             figure._repr_png_()
         figures.candidates(trace)
@@ -642,7 +644,8 @@ SOURCE = {
     "attention_heads": "(trace, layer=2", "rotation_angles": "(trace, layer=1",
     "score_by_pair": "(trace, layer=1",
     "vector_through_norm": "(trace, layer=1",
-    "rms": "", "cache_growth": "", "token_probabilities": "", "candidates": "",
+    "neurons": "(trace, layer=1", "rms": "", "cache_growth": "", "token_probabilities": "",
+    "candidates": "",
 }  # fmt: skip
 
 
@@ -673,6 +676,7 @@ def test_a_part_of_a_trace_keeps_its_positions(trace):
         ("rotation_angles", ["query_rotated"]),
         ("score_by_pair", ["key"]),
         ("cache_growth", ["cache_bytes_reserved"]),
+        ("neurons", ["gate", "neuron_activation"]),
         ("token_probabilities", ["logits", "sampled_probability"]),
         ("candidates", ["candidate_probability"]),
     ],
@@ -697,7 +701,9 @@ def test_unknown_choices_are_listed(trace):
         figures.attention_map(trace, layer=0, head=0, stage="weight")
 
 
-NEED_MORE = ("token_probabilities", "candidates", "vector_through_norm", "with_and_without_cache")
+NEED_MORE = (
+    "token_probabilities", "candidates", "neurons", "vector_through_norm", "with_and_without_cache",
+)  # fmt: skip
 
 
 def test_the_four_signals_are_enough_for_their_figures(lm):

@@ -5,6 +5,7 @@ from llama_viz.figures.attention import attention_heads, attention_map, attentio
 from llama_viz.figures.cache import cache_growth, with_and_without_cache
 from llama_viz.figures.check import FigureMismatch, check
 from llama_viz.figures.comparison import comparison
+from llama_viz.figures.feed_forward import neurons
 from llama_viz.figures.next_token import candidates
 from llama_viz.figures.normalization import rms, vector_through_norm
 from llama_viz.figures.rotary import rotation_angles, score_by_pair
@@ -20,6 +21,7 @@ __all__ = [
     "candidates",
     "check",
     "comparison",
+    "neurons",
     "rms",
     "rotation_angles",
     "score_by_pair",
