@@ -8,6 +8,7 @@ from llama_viz.figures.next_token import candidates
 from llama_viz.figures.normalization import rms
 from llama_viz.figures.rotary import rotation_angles
 from llama_viz.figures.text import token_probabilities
+from llama_viz.figures.training import training_run
 
 __all__ = [
     "FigureMismatch",
@@ -21,4 +22,5 @@ __all__ = [
     "rms",
     "rotation_angles",
     "token_probabilities",
+    "training_run",
 ]

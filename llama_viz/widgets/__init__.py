@@ -10,5 +10,14 @@ from llama_viz.widgets.compare import CompareExplorer
 from llama_viz.widgets.explorer import Explorer, link
 from llama_viz.widgets.figure_browser import FigureBrowser
 from llama_viz.widgets.generation import GenerationExplorer
+from llama_viz.widgets.training import TrainingExplorer, training_snapshots
 
-__all__ = ["CompareExplorer", "Explorer", "FigureBrowser", "GenerationExplorer", "link"]
+__all__ = [
+    "CompareExplorer",
+    "Explorer",
+    "FigureBrowser",
+    "GenerationExplorer",
+    "TrainingExplorer",
+    "link",
+    "training_snapshots",
+]

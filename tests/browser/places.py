@@ -102,7 +102,7 @@ class Opened:
         else:
             self.page.evaluate("window.jupyterapp.commands.execute('apputils:change-theme', "
                                "{ theme: 'JupyterLab Dark' })")  # fmt: skip
-        self.page.wait_for_function("document.body.dataset.jpThemeLight === 'false'")
+        self.page.wait_for_function("() => document.body.dataset.jpThemeLight === 'false'")
 
     def check_labels(self) -> None:
         """Every control has a name, keeps its keys, and nothing is wider than the explorer."""
