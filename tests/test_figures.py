@@ -12,6 +12,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
@@ -367,6 +368,53 @@ def test_a_comparison_leaves_out_what_is_not_there(lm):
         figures.comparison({"whole": trace}, [(3, 0)])
     with pytest.raises(ValueError, match="one to 4 runs can be compared in a figure, got 0"):
         figures.comparison({}, [])
+
+
+def a_training_run(n_steps=7):
+    """Losses, scores of one kind, and texts of some snapshots."""
+    steps = [0, 10, 30, 100, 300, 1000, 3000][:n_steps]
+    scores = xr.DataArray(
+        np.random.default_rng(0).random((n_steps, 2, 4)), {"step": steps, "kind": "induction"},
+        ("step", "layer", "head"),
+    )  # fmt: skip
+    losses = {"step": [1.0, 50.0, 3000.0], "train_loss": [5.0, 3.0, 1.0],
+              "held_out_loss": [None, 3.5, 1.5]}  # fmt: skip
+    texts = (HOSTILE * 2)[:n_steps]
+    return losses, scores, texts
+
+
+def test_a_training_run_draws_losses_scores_and_texts():
+    losses, scores, texts = a_training_run()
+    figure = figures.training_run(losses, scores, texts, step=300, head=(1, 2))
+    held_out = named(panel(figure, "losses").lines, "held_out_loss")
+    assert held_out.get_xydata().tolist() == [[50, 3.5], [3000, 1.5]]
+    for layer in range(2):
+        for head in range(4):
+            line = named(panel(figure, "scores").lines, f"layer {layer}, head {head}")
+            np.testing.assert_array_equal(line.get_ydata(), scores.values[:, layer, head])
+            is_chosen = (layer, head) == (1, 2)
+            assert (line.get_color() == style.QUALITATIVE[1]) == is_chosen
+    assert named(figure.texts, "step 300").get_weight() == "bold"
+    for axes in ("losses", "scores"):
+        assert named(panel(figure, axes).lines, "step").get_xdata() == [300, 300]
+
+
+@pytest.mark.parametrize("n_steps", [1, 2, 7])
+def test_a_training_run_is_legible(n_steps):
+    losses, scores, texts = a_training_run(n_steps)
+    for table in (losses, {}):
+        step = int(scores["step"].values[-1])
+        figure = figures.training_run(table, scores, texts, step=step, head=(0, 0))
+        boxes = texts_in_view(figure)
+        for index, (text, box) in enumerate(boxes):
+            assert box.x0 >= 0, text
+            assert box.x1 <= figure.bbox.width, text
+            for other, beside in boxes[:index]:
+                wide = min(box.x1, beside.x1) - max(box.x0, beside.x0)
+                high = min(box.y1, beside.y1) - max(box.y0, beside.y0)
+                assert wide <= 2 or high <= 3.5, f"{text!r} covers {other!r}"
+    with pytest.raises(ValueError, match="texts cannot belong to"):
+        figures.training_run({}, scores, [*texts, "more"], step=0, head=(0, 0))
 
 
 def test_token_probabilities_draw_every_token_once_and_in_order(trace):

@@ -10,6 +10,7 @@ from llama_viz.figures.next_token import candidates
 from llama_viz.figures.normalization import rms, vector_through_norm
 from llama_viz.figures.rotary import rotation_angles, score_by_pair
 from llama_viz.figures.text import token_probabilities
+from llama_viz.figures.training import training_run
 
 __all__ = [
     "FigureMismatch",
@@ -26,6 +27,7 @@ __all__ = [
     "rotation_angles",
     "score_by_pair",
     "token_probabilities",
+    "training_run",
     "vector_through_norm",
     "with_and_without_cache",
 ]

@@ -18,6 +18,7 @@ from llama_viz.widgets.figure_browser import FigureBrowser
 from llama_viz.widgets.generation import GenerationExplorer
 from llama_viz.widgets.norms import NormsExplorer
 from llama_viz.widgets.rotary import RotaryExplorer
+from llama_viz.widgets.training import TrainingExplorer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,5 +47,6 @@ __all__ = [
     "GenerationExplorer",
     "NormsExplorer",
     "RotaryExplorer",
+    "TrainingExplorer",
     "link",
 ]
