@@ -18,7 +18,7 @@ from llama_viz.widgets.figure_browser import FigureBrowser
 from llama_viz.widgets.generation import GenerationExplorer
 from llama_viz.widgets.norms import NormsExplorer
 from llama_viz.widgets.rotary import RotaryExplorer
-from llama_viz.widgets.training import TrainingExplorer
+from llama_viz.widgets.training import TrainingExplorer, training_snapshots
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,4 +49,5 @@ __all__ = [
     "RotaryExplorer",
     "TrainingExplorer",
     "link",
+    "training_snapshots",
 ]
