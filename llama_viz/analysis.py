@@ -7,6 +7,7 @@ trace that was saved to a file can be analysed anywhere.
 from __future__ import annotations
 
 from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -14,6 +15,9 @@ import xarray as xr
 from llama_viz.config import ModelConfig
 from llama_viz.errors import unknown_name
 from llama_viz.trace import VARIABLES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # Bytes of one number of the types that a model can be loaded in.
 ITEMSIZE = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
@@ -404,6 +408,98 @@ def _like_residual(
     dims = ("layer", "position", "feature")
     notes = {"long_name": f"{meaning} of {of}"}
     return xr.DataArray(values, _coordinates(trace, *dims), dims, name, notes)
+
+
+def silu(x: np.ndarray) -> np.ndarray:
+    """x / (1 + e^-x), number by number (Hendrycks and Gimpel 2016), in the type of x."""
+    # Of -|x|, so that nothing overflows.
+    small = np.exp(-np.abs(x))
+    return x * np.where(x >= 0, 1, small) / (1 + small)
+
+
+def neuron_activation(trace: xr.Dataset, layer: int) -> xr.DataArray:
+    """silu(gate) x up in one layer: as recorded, else computed from a recorded gate and up.
+
+    Returns (position, neuron).
+    """
+    require(trace)
+    if "neuron_activation" in trace or not {"gate", "up"} <= set(trace.data_vars):
+        require(trace, "neuron_activation")
+        return trace["neuron_activation"].sel(layer=pick(trace, "layer", layer))
+    gate, up = (trace[name].sel(layer=pick(trace, "layer", layer)) for name in ("gate", "up"))
+    product = up.copy(data=silu(gate.values) * up.values).rename("neuron_activation")
+    return product.assign_attrs(long_name="silu(gate) * up")
+
+
+def neurons_near_zero(trace: xr.Dataset, thresholds: Sequence[float] | float) -> xr.DataArray:
+    """How many neurons have |silu(gate) x up| below each threshold, as a share from 0 to 1.
+
+    Returns (layer, position, threshold). Raises ValueError for thresholds that are not above 0.
+    """
+    require(trace)
+    limits = np.atleast_1d(np.asarray(thresholds, dtype=np.float64))
+    if limits.ndim != 1 or limits.size == 0 or not (limits > 0).all():
+        raise ValueError(f"thresholds must be numbers above 0, got {thresholds!r}")
+    layers = []
+    for layer in trace["layer"].values:
+        size = np.abs(neuron_activation(trace, int(layer)).values)
+        layers.append(np.stack([(size < limit).mean(axis=-1) for limit in limits], axis=-1))
+    return xr.DataArray(
+        np.stack(layers),
+        _coordinates(trace, "layer", "position") | {"threshold": limits},
+        ("layer", "position", "threshold"),
+        "neurons_near_zero",
+        {"long_name": "share of neurons with |silu(gate) x up| below the threshold"},
+    )
+
+
+def favourite_positions(
+    traces: xr.Dataset | Sequence[xr.Dataset], *, layer: int, neuron: int, count: int = 8
+) -> xr.Dataset:
+    """Where a neuron's silu(gate) x up is largest in size, over one trace or several of one model.
+
+    Returns trace (which one, from 0), position, token_id, token and neuron_activation along rank,
+    the largest first; of equals, the earlier one. Fewer than count where there are fewer positions.
+
+    Raises ValueError for a neuron that is not there, no traces, traces of other sizes, and a count
+    below 1.
+    """
+    several = [traces] if isinstance(traces, xr.Dataset) else list(traces)
+    if not several:
+        raise ValueError("give at least one trace")
+    if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 1:
+        raise ValueError(f"count must be a whole number of at least 1, got {count!r}")
+    values, places, ids, tokens = [], [], [], []
+    for trace in several:
+        found = neuron_activation(trace, layer)
+        if config_of(trace) != config_of(several[0]):
+            raise ValueError("the traces are of models of different sizes; give those of one model")
+        n_neurons = found.sizes["neuron"]
+        whole = isinstance(neuron, (int, np.integer)) and not isinstance(neuron, bool)
+        if not whole or not 0 <= neuron < n_neurons:
+            raise ValueError(
+                f"neuron must be a whole number from 0 to {n_neurons - 1}, got {neuron!r}"
+            )
+        values.append(found.values[:, neuron])
+        places.append(trace["position"].values)
+        ids.append(trace["token_id"].values)
+        tokens.append(trace["token"].values)
+    lengths = [len(one) for one in values]
+    value = np.concatenate(values)
+    # Rows that were dropped (NaN) come last, and not at all.
+    order = np.argsort(-np.nan_to_num(np.abs(value), nan=-1.0), kind="stable")[:count]
+    order = order[~np.isnan(value[order])]
+    return xr.Dataset(
+        {
+            "trace": ("rank", np.repeat(np.arange(len(lengths)), lengths)[order]),
+            "position": ("rank", np.concatenate(places)[order]),
+            "token_id": ("rank", np.concatenate(ids)[order]),
+            "token": ("rank", np.concatenate(tokens)[order]),
+            "neuron_activation": ("rank", value[order]),
+        },
+        {"rank": np.arange(len(order))},
+        {"layer": int(layer), "neuron": int(neuron)},
+    )
 
 
 def _pairs_as_complex(vectors: xr.DataArray) -> np.ndarray:

@@ -478,3 +478,97 @@ def test_head_kinds_of_short_and_of_new_tokens_are_nan():
     assert not kinds.sel(kind=["previous", "first"]).isnull().any()
     with pytest.raises(ValueError, match="the trace has no attention_weights"):
         analysis.head_kinds(lv.record_forward(lm, [3, 4], taps=["rms"]))
+
+
+# Neurons of the feed-forward
+
+
+def test_silu_is_torchs_and_does_not_overflow():
+    x = np.linspace(-200, 200, 4001)
+    expected = torch.nn.functional.silu(torch.tensor(x)).numpy()
+    np.testing.assert_allclose(analysis.silu(x), expected, rtol=1e-12, atol=1e-80)
+    assert analysis.silu(np.float32([-1e4, 0, 1e4])).tolist() == [0, 0, 1e4]
+    assert analysis.silu(np.float32([1])).dtype == np.float32
+
+
+def test_the_product_is_the_recorded_one_whether_recorded_or_not(run):
+    _, trace = run
+    computed = analysis.neuron_activation(trace.drop_vars("neuron_activation"), 1)
+    recorded = analysis.neuron_activation(trace, 1)
+    assert recorded.dims == computed.dims == ("position", "neuron")
+    np.testing.assert_array_equal(recorded.values, trace.neuron_activation.values[1])
+    largest = np.abs(recorded.values).max()
+    np.testing.assert_allclose(computed, recorded, atol=1e-6 * largest)
+    with pytest.raises(ValueError, match="has no neuron_activation; record it with"):
+        analysis.neuron_activation(trace.drop_vars(["neuron_activation", "up"]), 1)
+    with pytest.raises(ValueError, match="unknown layer 3"):
+        analysis.neuron_activation(trace, 3)
+
+
+def test_neurons_near_zero_are_counted_one_by_one(trace):
+    limits = [0.001, 0.1, 1e9]
+    share = analysis.neurons_near_zero(trace, limits)
+    assert share.dims == ("layer", "position", "threshold")
+    assert share.threshold.values.tolist() == limits
+    for layer in range(3):
+        for position in (0, 6, 10):
+            row = trace.neuron_activation.values[layer, position].tolist()
+            for place, limit in enumerate(limits):
+                count = sum(-limit < value < limit for value in row)
+                assert share.values[layer, position, place] == count / len(row)
+    assert (share[..., 2] == 1).all()
+    assert analysis.neurons_near_zero(trace, 0.1).equals(share[..., 1:2])
+    for wrong in (0, -1, [], [0.1, 0]):
+        with pytest.raises(ValueError, match="thresholds must be numbers above 0"):
+            analysis.neurons_near_zero(trace, wrong)
+
+
+def test_favourite_positions_of_one_trace_and_of_several(run):
+    lm, trace = run
+    other = lv.record_forward(lm, random_ids(lm, 9, seed=5)[0].tolist())
+    found = analysis.favourite_positions([trace, other], layer=2, neuron=17, count=7)
+    all_values = [
+        (-abs(value), number, position, value)
+        for number, one in enumerate((trace, other))
+        for position, value in enumerate(one.neuron_activation.values[2, :, 17].tolist())
+    ]
+    for rank, (_, number, position, value) in enumerate(sorted(all_values)[:7]):
+        row = found.isel(rank=rank)
+        assert (int(row.trace), int(row.position)) == (number, position)
+        assert float(row.neuron_activation) == value
+        source = (trace, other)[number]
+        assert str(row.token.values) == source.token.values[position]
+        assert int(row.token_id) == source.token_id.values[position]
+    alone = analysis.favourite_positions(other, layer=2, neuron=17, count=100)
+    assert alone.sizes["rank"] == 9
+    assert sorted(alone.position.values.tolist()) == list(range(9))
+
+
+def test_favourite_positions_put_the_earlier_of_equals_first_and_leave_out_what_is_missing(trace):
+    values = trace.neuron_activation.copy(deep=True)
+    values[1, :, 3] = 0.5
+    values[1, 4, 3] = np.nan
+    values[1, 9, 3] = -2.0
+    found = analysis.favourite_positions(
+        trace.assign(neuron_activation=values), layer=1, neuron=3, count=50
+    )
+    assert found.position.values.tolist() == [9, 0, 1, 2, 3, 5, 6, 7, 8, 10]
+    assert found.neuron_activation.values[0] == -2.0
+
+
+def test_favourites_that_cannot_be_told_are_refused(trace):
+    small = random_model("gqa", hidden_dim=32)
+    for arguments, words in (
+        ({"neuron": 96}, "neuron must be a whole number from 0 to 95, got 96"),
+        ({"neuron": True}, "got True"),
+        ({"neuron": 0, "count": 0}, "count must be a whole number of at least 1"),
+        ({"neuron": 0, "layer": 7}, "unknown layer 7"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            analysis.favourite_positions(trace, **{"layer": 0, **arguments})
+    with pytest.raises(ValueError, match="at least one trace"):
+        analysis.favourite_positions([], layer=0, neuron=0)
+    with pytest.raises(ValueError, match="different sizes"):
+        analysis.favourite_positions(
+            [trace, lv.record_forward(small, [1, 2])], layer=0, neuron=0
+        )  # fmt: skip

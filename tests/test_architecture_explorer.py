@@ -136,7 +136,7 @@ def test_a_model_reads_the_prompt_for_its_explorer(lm):
         assert opened.trace["token_id"].values.tolist() == [5, 6, 7]
         with pytest.raises(ValueError, match="no tokenizer; give ArchitectureMap token ids"):
             ArchitectureMap(lm).open_explorer("gate")
-    generation = made.open_explorer("final_norm")
+    generation = made.open_explorer("output_head")
     assert generation.lm is lm
 
 
@@ -154,7 +154,7 @@ def test_explorers_open_below_the_map(trace):
     made = ArchitectureMap(trace)
     below = made.with_explorers()
     assert below.children == (made,)
-    made.show(box="final_norm", opened="final_norm")
+    made.show(box="output_head", opened="output_head")
     assert isinstance(below.children[1], widgets.GenerationExplorer)
     first = below.children[1]
     made.show(box="query")

@@ -12,6 +12,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
@@ -46,6 +47,7 @@ FIGURES = {
     "cache_growth": figures.cache_growth,
     "with_and_without_cache": lambda trace: figures.with_and_without_cache(trace, layer=1, head=6),
     "token_probabilities": figures.token_probabilities,
+    "neurons": lambda trace: figures.neurons(trace, layer=1, neuron=5, position=0),
     "candidates": figures.candidates,
 }
 PICTURES = [name for name in FIGURES if name != "candidates"]
@@ -368,6 +370,53 @@ def test_a_comparison_leaves_out_what_is_not_there(lm):
         figures.comparison({}, [])
 
 
+def a_training_run(n_steps=7):
+    """Losses, scores of one kind, and texts of some snapshots."""
+    steps = [0, 10, 30, 100, 300, 1000, 3000][:n_steps]
+    scores = xr.DataArray(
+        np.random.default_rng(0).random((n_steps, 2, 4)), {"step": steps, "kind": "induction"},
+        ("step", "layer", "head"),
+    )  # fmt: skip
+    losses = {"step": [1.0, 50.0, 3000.0], "train_loss": [5.0, 3.0, 1.0],
+              "held_out_loss": [None, 3.5, 1.5]}  # fmt: skip
+    texts = (HOSTILE * 2)[:n_steps]
+    return losses, scores, texts
+
+
+def test_a_training_run_draws_losses_scores_and_texts():
+    losses, scores, texts = a_training_run()
+    figure = figures.training_run(losses, scores, texts, step=300, head=(1, 2))
+    held_out = named(panel(figure, "losses").lines, "held_out_loss")
+    assert held_out.get_xydata().tolist() == [[50, 3.5], [3000, 1.5]]
+    for layer in range(2):
+        for head in range(4):
+            line = named(panel(figure, "scores").lines, f"layer {layer}, head {head}")
+            np.testing.assert_array_equal(line.get_ydata(), scores.values[:, layer, head])
+            is_chosen = (layer, head) == (1, 2)
+            assert (line.get_color() == style.QUALITATIVE[1]) == is_chosen
+    assert named(figure.texts, "step 300").get_weight() == "bold"
+    for axes in ("losses", "scores"):
+        assert named(panel(figure, axes).lines, "step").get_xdata() == [300, 300]
+
+
+@pytest.mark.parametrize("n_steps", [1, 2, 7])
+def test_a_training_run_is_legible(n_steps):
+    losses, scores, texts = a_training_run(n_steps)
+    for table in (losses, {}):
+        step = int(scores["step"].values[-1])
+        figure = figures.training_run(table, scores, texts, step=step, head=(0, 0))
+        boxes = texts_in_view(figure)
+        for index, (text, box) in enumerate(boxes):
+            assert box.x0 >= 0, text
+            assert box.x1 <= figure.bbox.width, text
+            for other, beside in boxes[:index]:
+                wide = min(box.x1, beside.x1) - max(box.x0, beside.x0)
+                high = min(box.y1, beside.y1) - max(box.y0, beside.y0)
+                assert wide <= 2 or high <= 3.5, f"{text!r} covers {other!r}"
+    with pytest.raises(ValueError, match="texts cannot belong to"):
+        figures.training_run({}, scores, [*texts, "more"], step=0, head=(0, 0))
+
+
 def test_token_probabilities_draw_every_token_once_and_in_order(trace):
     figure = figures.token_probabilities(trace)
     expected = analysis.token_probability(trace).values
@@ -506,7 +555,8 @@ def test_figures_need_neither_pyplot_nor_torch_nor_weights(trace, tmp_path):
             figures.attention_map(trace, layer=1, head=3), figures.rms(trace),
             figures.attention_stages(trace, layer=1, head=3), figures.cache_growth(trace),
             figures.attention_heads(trace, layer=2), figures.token_probabilities(trace),
-            figures.rotation_angles(trace, layer=1, head=6),
+            figures.rotation_angles(trace, layer=1, head=6), figures.neurons(trace, layer=1),
+            figures.architecture(lv.ModelConfig(**trace.attrs["config"])),
         ):
             figure._repr_png_()
         figures.candidates(trace)
@@ -642,7 +692,8 @@ SOURCE = {
     "attention_heads": "(trace, layer=2", "rotation_angles": "(trace, layer=1",
     "score_by_pair": "(trace, layer=1",
     "vector_through_norm": "(trace, layer=1",
-    "rms": "", "cache_growth": "", "token_probabilities": "", "candidates": "",
+    "neurons": "(trace, layer=1", "rms": "", "cache_growth": "", "token_probabilities": "",
+    "candidates": "",
 }  # fmt: skip
 
 
@@ -673,6 +724,7 @@ def test_a_part_of_a_trace_keeps_its_positions(trace):
         ("rotation_angles", ["query_rotated"]),
         ("score_by_pair", ["key"]),
         ("cache_growth", ["cache_bytes_reserved"]),
+        ("neurons", ["gate", "neuron_activation"]),
         ("token_probabilities", ["logits", "sampled_probability"]),
         ("candidates", ["candidate_probability"]),
     ],
@@ -697,7 +749,9 @@ def test_unknown_choices_are_listed(trace):
         figures.attention_map(trace, layer=0, head=0, stage="weight")
 
 
-NEED_MORE = ("token_probabilities", "candidates", "vector_through_norm", "with_and_without_cache")
+NEED_MORE = (
+    "token_probabilities", "candidates", "neurons", "vector_through_norm", "with_and_without_cache",
+)  # fmt: skip
 
 
 def test_the_four_signals_are_enough_for_their_figures(lm):

@@ -5,10 +5,12 @@ from llama_viz.figures.attention import attention_heads, attention_map, attentio
 from llama_viz.figures.cache import cache_growth, with_and_without_cache
 from llama_viz.figures.check import FigureMismatch, check
 from llama_viz.figures.comparison import comparison
+from llama_viz.figures.feed_forward import neurons
 from llama_viz.figures.next_token import candidates
 from llama_viz.figures.normalization import rms, vector_through_norm
 from llama_viz.figures.rotary import rotation_angles, score_by_pair
 from llama_viz.figures.text import token_probabilities
+from llama_viz.figures.training import training_run
 
 __all__ = [
     "FigureMismatch",
@@ -20,10 +22,12 @@ __all__ = [
     "candidates",
     "check",
     "comparison",
+    "neurons",
     "rms",
     "rotation_angles",
     "score_by_pair",
     "token_probabilities",
+    "training_run",
     "vector_through_norm",
     "with_and_without_cache",
 ]

@@ -13,10 +13,12 @@ from llama_viz.widgets.attention import AttentionExplorer
 from llama_viz.widgets.cache import CacheExplorer
 from llama_viz.widgets.compare import CompareExplorer
 from llama_viz.widgets.explorer import Explorer, link
+from llama_viz.widgets.feed_forward import FeedForwardExplorer
 from llama_viz.widgets.figure_browser import FigureBrowser
 from llama_viz.widgets.generation import GenerationExplorer
 from llama_viz.widgets.norms import NormsExplorer
 from llama_viz.widgets.rotary import RotaryExplorer
+from llama_viz.widgets.training import TrainingExplorer, training_snapshots
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +30,7 @@ EXPLORERS: dict[str, Callable[[xr.Dataset], Explorer]] = {
     "architecture": ArchitectureMap,
     "attention": AttentionExplorer,
     "cache": CacheExplorer,
+    "feed-forward": FeedForwardExplorer,
     "norms": NormsExplorer,
     "rotary": RotaryExplorer,
 }
@@ -39,9 +42,12 @@ __all__ = [
     "CacheExplorer",
     "CompareExplorer",
     "Explorer",
+    "FeedForwardExplorer",
     "FigureBrowser",
     "GenerationExplorer",
     "NormsExplorer",
     "RotaryExplorer",
+    "TrainingExplorer",
     "link",
+    "training_snapshots",
 ]

@@ -42,6 +42,7 @@ SCALES = ("size", "share")
 # The explorer that shows what a box does; the generation explorer shows the rest: norms, the KV
 # cache, the next token.
 EXPLORER_OF = {
+    **dict.fromkeys(("attention_norm", "feed_forward_norm", "final_norm"), "NormsExplorer"),
     **dict.fromkeys(("query", "key", "attention", "attention_output"), "AttentionExplorer"),
     **dict.fromkeys(("gate", "up", "neuron_activation", "down"), "FeedForwardExplorer"),
     "rotation": "RotaryExplorer",

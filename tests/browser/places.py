@@ -48,6 +48,13 @@ class Opened:
         """Elements of the explorer."""
         return self.root.locator(selector)
 
+    def open_file(self, path: Path, name: str) -> Opened:
+        """Another saved explorer, in the same browser."""
+        page = self.page.context.browser.new_page(viewport=self.page.viewport_size)
+        watch = Watch(page, Lab("file:", path.parent))
+        page.goto(path.as_uri())
+        return Opened(page, "file", name, watch)
+
     def settle(self) -> None:
         """Wait until nothing more is drawn."""
         self.root.evaluate(STILL)
@@ -102,7 +109,7 @@ class Opened:
         else:
             self.page.evaluate("window.jupyterapp.commands.execute('apputils:change-theme', "
                                "{ theme: 'JupyterLab Dark' })")  # fmt: skip
-        self.page.wait_for_function("document.body.dataset.jpThemeLight === 'false'")
+        self.page.wait_for_function("() => document.body.dataset.jpThemeLight === 'false'")
 
     def check_labels(self) -> None:
         """Every control has a name, keeps its keys, and nothing is wider than the explorer."""

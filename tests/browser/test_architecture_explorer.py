@@ -197,12 +197,12 @@ def test_a_click_on_a_part_picks_its_box(explorer):
 
 
 def test_the_explorer_of_a_box_opens_below(explorer, page):
-    explorer.find("[data-box=final_norm]").click()
+    explorer.find("[data-box=output_head]").click()
     explorer.find(".lv-open").click()
     page.wait_for_function("document.querySelectorAll('.lv-explorer').length === 2")
     assert "open_explorer()" in explorer.text(".lv-opening")
-    explorer.execute("assert map.state['opened'] == 'final_norm', map.state")
-    explorer.find("[data-box=final_norm]").click()
+    explorer.execute("assert map.state['opened'] == 'output_head', map.state")
+    explorer.find("[data-box=output_head]").click()
     page.wait_for_function("document.querySelectorAll('.lv-explorer').length === 1")
 
 

@@ -13,6 +13,7 @@ import pytest
 import llama_viz as lv
 from llama_viz.widgets import CompareExplorer
 from tests.browser.places import opened, write_notebook
+from tests.test_compare_explorer import TEXT, with_other_sizes
 
 PROMPT = "Once <s> $x$ &amp; <img src=x onerror='executed=1'>\nשלום 🙂 the the"
 N_NEW = 10
@@ -285,6 +286,33 @@ def test_a_run_to_its_end_is_timed(explorer):
     assert explorer.execute("it = explorer.state['layer']") == "0"
     explorer.execute("explorer.show(layer=3, head=6, position=2); it = 0")
     explorer.wait("root.querySelector('.lv-readout').textContent.includes('layer 3, head 6')")
+
+
+def test_models_of_other_sizes_and_tokenizers_are_locked_by_characters(explorer, tmp_path):
+    lms = with_other_sizes()
+    comparison = CompareExplorer(lms, prompt=TEXT, max_new_tokens=4)
+    columns = comparison.content(whole=True)[0]["columns"]
+    comparison.save(tmp_path / "page.html")
+    if explorer.place == "lab":
+        pytest.skip("the same page as a file")
+    other = explorer.open_file(tmp_path / "page.html", "compare-explorer")
+    assert "character" in other.text(".lv-compare-lock")
+    assert "same relative depth" in other.text(".lv-compare-lock")
+    for position in (1, 4, columns[0]["n_prompt"] - 1):
+        column(other, 0).locator(f"[data-position='{position}']").click()
+        other.settle()
+        picked = column(other, 1).locator(".lv-compare-picked")
+        reached = columns[0]["ends"][position]
+        expected = next(p for p, end in enumerate(columns[1]["ends"]) if end >= reached)
+        assert picked.get_attribute("data-position") == str(expected)
+    slide(other, "Layer", 2)  # of five layers the middle one, as layer 1 of three
+    wheres = other.texts(".lv-compare-heads .lv-compare-where")
+    assert [where.split(",")[0] for where in wheres] == ["layer 1 of 3", "layer 2 of 5"]
+    slide(other, "Head", 7)
+    assert "head 7" in other.text(".lv-compare-0 .lv-readout")
+    assert "head 3" in other.text(".lv-compare-1 .lv-readout")
+    assert other.watch.errors == []
+    assert other.watch.strangers == []
 
 
 def test_the_theme_is_followed(explorer):
