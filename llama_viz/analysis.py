@@ -6,8 +6,7 @@ trace that was saved to a file can be analysed anywhere.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import xarray as xr

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from llama_viz.config import ModelConfig
+from llama_viz.cost import parameters
 
 # What a box is, which gives it its colour.
 KINDS = ("embedding", "norm", "attention", "feed_forward", "step", "add")
@@ -99,30 +100,6 @@ class Difference:
     boxes_before: tuple[str, ...]
     boxes_after: tuple[str, ...]
     notebook: str
-
-
-def parameters(config: ModelConfig) -> dict[str, int]:
-    """The parameters of every part, over all layers; together they are config.n_parameters.
-
-    A tied output head has none of its own.
-    """
-    dim, layers = config.dim, config.n_layers
-    query_width, kv_width = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
-    embedding = config.vocab_size * dim
-    return {
-        "embedding": embedding,
-        "attention_norm": layers * dim,
-        "query": layers * dim * query_width,
-        "key": layers * dim * kv_width,
-        "value": layers * dim * kv_width,
-        "attention_output": layers * query_width * dim,
-        "feed_forward_norm": layers * dim,
-        "gate": layers * dim * config.hidden_dim,
-        "up": layers * dim * config.hidden_dim,
-        "down": layers * config.hidden_dim * dim,
-        "final_norm": dim,
-        "output_head": 0 if config.tied_embeddings else embedding,
-    }
 
 
 def llama(config: ModelConfig) -> Drawing:

@@ -17,9 +17,9 @@ from llama_viz.architecture import (
     differences,
     encoder_decoder,
     llama,
-    parameters,
 )
 from llama_viz.config import PRESETS
+from llama_viz.cost import parameters
 from llama_viz.model import Llama
 from llama_viz.taps import TAP_POINTS
 from llama_viz.trace import VARIABLES

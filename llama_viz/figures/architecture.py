@@ -11,8 +11,8 @@ from llama_viz.architecture import (
     differences,
     encoder_decoder,
     llama,
-    parameters,
 )
+from llama_viz.cost import parameters
 from llama_viz.errors import unknown_name
 from llama_viz.figures import style
 from llama_viz.figures.style import Picture, styled

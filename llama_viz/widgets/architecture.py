@@ -18,9 +18,9 @@ from llama_viz.architecture import (
     differences,
     encoder_decoder,
     llama,
-    parameters,
 )
 from llama_viz.config import PRESETS, ModelConfig
+from llama_viz.cost import parameters
 from llama_viz.errors import unknown_name
 from llama_viz.language_model import LanguageModel
 from llama_viz.recorder import record_forward
