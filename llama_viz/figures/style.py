@@ -238,11 +238,11 @@ def signed_scale(values: np.ndarray) -> Normalize:
 def round_values(low: float, high: float, *, most: int = 8) -> list[float]:
     """At most so many round numbers between two positive ones, for a logarithmic scale.
 
-    1, 2 and 5 times powers of ten where there is room, powers of ten where there is less, and
-    evenly spaced numbers between ends that lie close together.
+    1, 2 and 5 times powers of ten where there is room, 1 and 3 times them or powers of ten where
+    there is less, and evenly spaced numbers between ends that lie close together.
     """
     powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-    for digits in ((1, 2, 5), (1,)):
+    for digits in ((1, 2, 5), (1, 3), (1,)):
         ticks = [digit * 10.0**power for power in powers for digit in digits]
         ticks = [tick for tick in ticks if low <= tick <= high]
         if len(ticks) <= most:
