@@ -7,6 +7,15 @@ from llama_viz.figures.check import FigureMismatch, check
 from llama_viz.figures.comparison import comparison
 from llama_viz.figures.next_token import candidates
 from llama_viz.figures.normalization import rms
+from llama_viz.figures.positions import (
+    long_term_decay,
+    loss_by_position,
+    position_table,
+    rotation_matrix,
+    score_by_distance,
+    turned_pair,
+    wavelengths,
+)
 from llama_viz.figures.rotary import rotation_angles, score_by_pair
 from llama_viz.figures.text import token_probabilities
 
@@ -20,9 +29,16 @@ __all__ = [
     "candidates",
     "check",
     "comparison",
+    "long_term_decay",
+    "loss_by_position",
+    "position_table",
     "rms",
     "rotation_angles",
+    "rotation_matrix",
+    "score_by_distance",
     "score_by_pair",
     "token_probabilities",
+    "turned_pair",
+    "wavelengths",
     "with_and_without_cache",
 ]
