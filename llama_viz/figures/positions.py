@@ -179,7 +179,7 @@ def wavelengths(waves: Mapping[str, Any], lengths: Mapping[str, int]) -> Picture
         )  # fmt: skip
     for name, length in lengths.items():
         panel.axhline(length, color=style.QUIET, lw=0.9, ls=(0, (4, 3)), gid=name)
-        panel.text(1.0, length * 1.12, f"{name}: {length:,}", ha="right", va="bottom",
+        panel.text(-0.01, length * 1.12, f"{name}: {length:,}", va="bottom",
                    size=style.SMALL, color=style.QUIET, gid=name)  # fmt: skip
     panel.set_xlim(-0.02, 1.02)
     panel.yaxis.set_major_formatter(FuncFormatter(lambda length, _: f"{length:,.0f}"))
@@ -215,11 +215,11 @@ def long_term_decay(bound: Any, scores: Mapping[str, Any]) -> Picture:
     panel.axhline(0, color=style.FAINT, lw=0.8, gid="zero")
     for (name, values), look in zip(series.items(), style.distinct(len(series)), strict=True):
         panel.plot(np.arange(len(values)), values, color=look.colour, lw=1.4, label=name, gid=name)
-    panel.margins(x=0.01, y=0.22)
+    panel.margins(x=0.01, y=0.3)
     panel.xaxis.set_major_locator(style.whole_numbers(6))
     panel.set_title("scores under it")
     panel.set_xlabel("distance (positions)")
-    panel.legend(loc="upper right", fontsize=style.SMALL, frameon=False).set_gid("names")
+    panel.legend(loc="lower right", fontsize=style.SMALL, frameon=False).set_gid("names")
     return figure
 
 
