@@ -45,8 +45,9 @@ def test_no_rows_are_refused(family, n_rows, length):
 def test_the_same_weights_with_other_angles_are_those_of_transformers(way):
     lm = random_model("gqa")
     longer = with_positions(lm, 200, **way)
+    sizes = {"max_seq_len": 200, **{f"rope_{name}": value for name, value in way.items()}}
     ids = random_ids(lm, 180)
-    theirs = in_transformers(longer)(ids).logits
+    theirs = in_transformers(random_model("gqa", **sizes))(ids).logits
     assert_close(longer.model(ids), theirs, rtol=0, atol=1e-5 * float(theirs.abs().max()))
     with pytest.raises(ValueError, match="180 positions do not fit the context of 96"):
         lm.model(ids)
