@@ -157,6 +157,41 @@ def score_by_pair(trace: xr.Dataset, *, layer: int, head: int, query_position: i
     )
 
 
+def score_by_distance(trace: xr.Dataset) -> xr.DataArray:
+    """The mean score of every head between positions that lie so far apart.
+
+    The first position is left out as a key: what is looked at there is not its distance. Distances
+    go to half the length, so that each is the mean of many pairs. Returns (layer, head, distance).
+    """
+    require(trace, "attention_scores")
+    scores = trace["attention_scores"].values[..., 1:, 1:].astype(np.float64)
+    distances = np.arange(scores.shape[-1] // 2 + 1)
+    means = [np.diagonal(scores, -distance, 2, 3).mean(axis=-1) for distance in distances]
+    return xr.DataArray(
+        np.stack(means, axis=-1),
+        _coordinates(trace, "layer", "head") | {"distance": distances},
+        ("layer", "head", "distance"),
+        "score_by_distance",
+        {"long_name": "mean attention score over the distance from query back to key"},
+    )
+
+
+NEAR = slice(1, 8)
+
+
+def fall_with_distance(trace: xr.Dataset) -> xr.DataArray:
+    """By how much each head's mean score is lower far away than near: (layer, head).
+
+    Near are the distances 1 to 8, far those of the upper half of score_by_distance. A fall of 1
+    divides the weight by e, other things equal; below 0 the score rises.
+    """
+    means = score_by_distance(trace)
+    near = means.sel(distance=NEAR).mean("distance")
+    far = means.isel(distance=slice(means.sizes["distance"] // 2, None)).mean("distance")
+    fall = (near - far).rename("fall_with_distance")
+    return fall.assign_attrs(long_name="mean score near less mean score far")
+
+
 def masked_scores(trace: xr.Dataset) -> xr.DataArray:
     """The attention scores with -inf where a query may not look: above the diagonal.
 

@@ -58,8 +58,7 @@ def build_model(
     Warns, once, of weights that are not finite.
     """
     check_shapes(path, config, shapes, hint)
-    with torch.device("meta"), _NothingDrawn():
-        model = Llama(config)
+    model = empty_model(config)
     if torch.device(device).type == "meta":
         return model.to(dtype).requires_grad_(False).eval()
     linear = {id(part.weight) for part in model.modules() if isinstance(part, nn.Linear)}
@@ -99,6 +98,12 @@ def build_model(
             stacklevel=4,
         )
     return model.requires_grad_(False).eval()
+
+
+def empty_model(config: ModelConfig) -> Llama:
+    """A model of shapes alone, on the device "meta": its weights are still to be given."""
+    with torch.device("meta"), _NothingDrawn():
+        return Llama(config)
 
 
 class _NothingDrawn(TorchFunctionMode):

@@ -7,6 +7,16 @@ reply that helps.
 from __future__ import annotations
 
 from llama_viz.exercises.grading import NOT_YET, Verdict
+from llama_viz.exercises.positions import angle_applied, strongest_pair, wavelength
 from llama_viz.exercises.start_here import cache_bytes, head_that_looks, surprise
 
-__all__ = ["NOT_YET", "Verdict", "cache_bytes", "head_that_looks", "surprise"]
+__all__ = [
+    "NOT_YET",
+    "Verdict",
+    "angle_applied",
+    "cache_bytes",
+    "head_that_looks",
+    "strongest_pair",
+    "surprise",
+    "wavelength",
+]

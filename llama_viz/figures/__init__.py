@@ -8,6 +8,15 @@ from llama_viz.figures.comparison import comparison
 from llama_viz.figures.feed_forward import neurons
 from llama_viz.figures.next_token import candidates
 from llama_viz.figures.normalization import rms, vector_through_norm
+from llama_viz.figures.positions import (
+    long_term_decay,
+    loss_by_position,
+    position_table,
+    rotation_matrix,
+    score_by_distance,
+    turned_pair,
+    wavelengths,
+)
 from llama_viz.figures.rotary import rotation_angles, score_by_pair
 from llama_viz.figures.text import token_probabilities
 from llama_viz.figures.training import training_run
@@ -22,12 +31,19 @@ __all__ = [
     "candidates",
     "check",
     "comparison",
+    "long_term_decay",
+    "loss_by_position",
     "neurons",
+    "position_table",
     "rms",
     "rotation_angles",
+    "rotation_matrix",
+    "score_by_distance",
     "score_by_pair",
     "token_probabilities",
     "training_run",
+    "turned_pair",
     "vector_through_norm",
+    "wavelengths",
     "with_and_without_cache",
 ]

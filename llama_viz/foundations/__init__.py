@@ -60,6 +60,7 @@ from llama_viz.foundations.positions import (
     wavelengths,
 )
 from llama_viz.foundations.recurrent import RecurrentCell, RecurrentNetwork
+from llama_viz.foundations.rotation_places import ROTATION_PLACES, rotating
 from llama_viz.foundations.transformer import (
     BERT_PUBLISHED,
     BERT_SIZES,
@@ -77,6 +78,7 @@ __all__ = [
     "BERT_PUBLISHED",
     "BERT_SIZES",
     "GATES",
+    "ROTATION_PLACES",
     "AttentionFree",
     "AttentionSteps",
     "BatchNorm",
@@ -119,6 +121,7 @@ __all__ = [
     "rotate_half_split",
     "rotate_matrix",
     "rotate_pairs",
+    "rotating",
     "rotation_angles",
     "rotation_matrix",
     "silu",
