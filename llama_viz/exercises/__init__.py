@@ -8,5 +8,15 @@ from __future__ import annotations
 
 from llama_viz.exercises.grading import NOT_YET, Verdict
 from llama_viz.exercises.start_here import cache_bytes, head_that_looks, surprise
+from llama_viz.exercises.tokens import first_merge, table_parameters, token_count
 
-__all__ = ["NOT_YET", "Verdict", "cache_bytes", "head_that_looks", "surprise"]
+__all__ = [
+    "NOT_YET",
+    "Verdict",
+    "cache_bytes",
+    "first_merge",
+    "head_that_looks",
+    "surprise",
+    "table_parameters",
+    "token_count",
+]

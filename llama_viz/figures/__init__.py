@@ -5,10 +5,12 @@ from llama_viz.figures.attention import attention_heads, attention_map, attentio
 from llama_viz.figures.cache import cache_growth, with_and_without_cache
 from llama_viz.figures.check import FigureMismatch, check
 from llama_viz.figures.comparison import comparison
+from llama_viz.figures.embedding import embedding_rows, lookup, nearest_tokens, same_token, word_map
 from llama_viz.figures.next_token import candidates
 from llama_viz.figures.normalization import rms
 from llama_viz.figures.rotary import rotation_angles, score_by_pair
 from llama_viz.figures.text import token_probabilities
+from llama_viz.figures.tokens import embedding_share, merges, sequence_lengths
 
 __all__ = [
     "FigureMismatch",
@@ -20,9 +22,17 @@ __all__ = [
     "candidates",
     "check",
     "comparison",
+    "embedding_rows",
+    "embedding_share",
+    "lookup",
+    "merges",
+    "nearest_tokens",
     "rms",
     "rotation_angles",
+    "same_token",
     "score_by_pair",
+    "sequence_lengths",
     "token_probabilities",
     "with_and_without_cache",
+    "word_map",
 ]
