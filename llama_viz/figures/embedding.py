@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -78,7 +79,7 @@ def same_token(trace: xr.Dataset, *, most: int = 5) -> Picture:
         means = [float(cosine(stream[places])[pairs].mean()) for stream in streams]
         token = style.shortened(str(trace["token"].values[places[0]]))
         panel.plot(range(len(streams)), means, color=look.colour, ls=look.dashes, marker="o", ms=5,
-                   label=f"{token}, {len(places)} places", gid=f"token {token_id}")  # fmt: skip
+                   label=f"{token}  ({len(places)} places)", gid=f"token {token_id}")  # fmt: skip
     names = ["embedding", *(f"after block {layer}" for layer in range(len(streams) - 1))]
     panel.set_xticks(range(len(streams)), names if len(names) < 8 else map(str, range(len(names))))
     panel.set_xlim(-0.15, len(streams) - 0.85)
@@ -200,7 +201,7 @@ def word_map(tables: xr.Dataset, *, highlight: str = ALL) -> Picture:
     )
     colours = {name: look.colour for name, look in zip(
         classes, style.distinct(len(classes)), strict=True)}  # fmt: skip
-    marks = {name: style.MARKERS[i % len(style.MARKERS)] for i, name in enumerate(classes)}
+    marks = dict(zip(classes, cycle((*style.MARKERS, "P", "X")), strict=False))
     for number, (name, table) in enumerate(words.items()):
         found = project(table.values)
         start = style.MARGIN + number * (across + gap)
