@@ -51,3 +51,13 @@ def test_without_a_kernel_it_leaves_the_picture_in_view(browser):
 def test_an_argument_without_values_is_refused(trace):
     with pytest.raises(ValueError, match="head has no values to choose from"):
         FigureBrowser(figures.attention_map, trace, head=[])
+
+
+def test_one_text_gets_a_box_to_type_another_one_in():
+    tokenizer = lv.load("gqa").tokenizer
+    browser = FigureBrowser(figures.merges, tokenizer, text="the", step=range(9))
+    before = browser.png
+    for typed in ("there", "<img src=x>", ""):
+        browser._controls["text"].value = typed
+        assert browser.chosen == {"text": typed, "step": 0}
+        assert browser.png != before

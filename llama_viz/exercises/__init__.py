@@ -9,14 +9,18 @@ from __future__ import annotations
 from llama_viz.exercises.grading import NOT_YET, Verdict
 from llama_viz.exercises.positions import angle_applied, strongest_pair, wavelength
 from llama_viz.exercises.start_here import cache_bytes, head_that_looks, surprise
+from llama_viz.exercises.tokens import first_merge, table_parameters, token_count
 
 __all__ = [
     "NOT_YET",
     "Verdict",
     "angle_applied",
     "cache_bytes",
+    "first_merge",
     "head_that_looks",
     "strongest_pair",
     "surprise",
+    "table_parameters",
+    "token_count",
     "wavelength",
 ]

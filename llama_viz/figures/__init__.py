@@ -5,6 +5,7 @@ from llama_viz.figures.attention import attention_heads, attention_map, attentio
 from llama_viz.figures.cache import cache_growth, with_and_without_cache
 from llama_viz.figures.check import FigureMismatch, check
 from llama_viz.figures.comparison import comparison
+from llama_viz.figures.embedding import embedding_rows, lookup, nearest_tokens, same_token, word_map
 from llama_viz.figures.feed_forward import neurons
 from llama_viz.figures.next_token import candidates
 from llama_viz.figures.normalization import rms, vector_through_norm
@@ -19,6 +20,7 @@ from llama_viz.figures.positions import (
 )
 from llama_viz.figures.rotary import rotation_angles, score_by_pair
 from llama_viz.figures.text import token_probabilities
+from llama_viz.figures.tokens import embedding_share, merges, sequence_lengths
 from llama_viz.figures.training import training_run
 
 __all__ = [
@@ -31,19 +33,27 @@ __all__ = [
     "candidates",
     "check",
     "comparison",
+    "embedding_rows",
+    "embedding_share",
     "long_term_decay",
+    "lookup",
     "loss_by_position",
+    "merges",
+    "nearest_tokens",
     "neurons",
     "position_table",
     "rms",
     "rotation_angles",
     "rotation_matrix",
+    "same_token",
     "score_by_distance",
     "score_by_pair",
+    "sequence_lengths",
     "token_probabilities",
     "training_run",
     "turned_pair",
     "vector_through_norm",
     "wavelengths",
     "with_and_without_cache",
+    "word_map",
 ]

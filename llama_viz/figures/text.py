@@ -43,7 +43,7 @@ def token_probabilities(trace: xr.Dataset) -> Picture:
         for name, chosen in (("prompt", is_prompt), ("written by the model", ~is_prompt))
         if chosen.any()
     ]
-    places = {name: _wrapped([tokens[i] for i in chosen], room) for name, chosen in paragraphs}
+    places = {name: wrapped([tokens[i] for i in chosen], room) for name, chosen in paragraphs}
     heights = {name: 0.3 + (places[name][-1].line + 1) * LINE_STEP for name in places}
     height = style.HEADING + sum(heights.values()) + 0.12 * len(heights) + 0.05
 
@@ -69,7 +69,7 @@ def token_probabilities(trace: xr.Dataset) -> Picture:
     return figure
 
 
-def _wrapped(tokens: list[str], room: float) -> list[_Place]:
+def wrapped(tokens: list[str], room: float) -> list[_Place]:
     """Places for tokens in lines of `room` inches; a newline ends its line."""
     places, line, left = [], 0, 0.0
     for token in tokens:

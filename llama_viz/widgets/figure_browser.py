@@ -21,7 +21,8 @@ class FigureBrowser(ipywidgets.VBox):
     draw is one of llama_viz.figures and trace what it takes first, which for a worked example may
     be plain numbers. choices name its arguments and the values that each can take, first the one to
     begin with: FigureBrowser(figures.attention_map, trace, layer=range(4), head=range(8)). Numbers
-    get a slider, anything else a menu. `figure` is in view, `png` is its picture.
+    get a slider in rising order, one text a box to type another one in, anything else a menu.
+    `figure` is in view, `png` is its picture.
 
     Raises ValueError where an argument has no values to choose from.
     """
@@ -55,6 +56,8 @@ class FigureBrowser(ipywidgets.VBox):
 
 
 def _control(name: str, values: Sequence[Any]) -> ipywidgets.DOMWidget:
+    if isinstance(values, str):
+        return ipywidgets.Text(value=values, description=name, continuous_update=True)
     values = list(values)
     if not values:
         raise ValueError(f"{name} has no values to choose from")
