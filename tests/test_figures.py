@@ -35,6 +35,11 @@ FIGURES = {
     "attention_masked": lambda trace: figures.attention_map(trace, layer=2, head=7, stage="masked"),
     "attention_stages": lambda trace: figures.attention_stages(trace, layer=1, head=3),
     "attention_heads": lambda trace: figures.attention_heads(trace, layer=2),
+    "attention_overview": figures.attention_overview,
+    "attention_row": lambda trace: figures.attention_row(
+        trace, layer=1, head=3, query_position=last_position(trace)
+    ),
+    "head_kinds": figures.head_kinds,
     "rms": figures.rms,
     "rotation_angles": lambda trace: figures.rotation_angles(trace, layer=1, head=6),
     "score_by_pair": lambda trace: figures.score_by_pair(
@@ -116,6 +121,40 @@ def test_an_attention_map_draws_the_recorded_head(kind, stage):
     assert grey == (stage != "scores")
     low, high = image.get_clim()
     assert (low, high) == (0, 1) if stage == "weights" else low == -high
+
+
+def test_the_overview_draws_every_head_of_every_layer(trace):
+    figure = figures.attention_overview(trace)
+    for layer in range(3):
+        for head in range(8):
+            (image,) = panel(figure, f"layer {layer}, head {head}").images
+            np.testing.assert_array_equal(
+                np.ma.filled(image.get_array(), 0), trace.attention_weights[layer, head].values
+            )
+            assert image.get_clim() == (0, 1)
+
+
+def test_a_row_of_attention_has_a_bar_for_each_key_that_is_seen(trace):
+    figure = figures.attention_row(trace, layer=2, head=5, query_position=11)
+    heights = [bar.get_height() for bar in panel(figure, "row").patches]
+    np.testing.assert_allclose(heights, trace.attention_weights[2, 5, 11, :12].values)
+    said = named(figure.texts, "detail (measured)").get_text()
+    assert said == "one row of the map: 12 weights that add up to 1.000"
+    with pytest.raises(ValueError, match="unknown query_position 20"):
+        figures.attention_row(trace, layer=2, head=5, query_position=20)
+
+
+def test_kinds_of_heads_are_drawn_as_they_were_measured(trace):
+    kinds = analysis.head_kinds(trace)
+    figure = figures.head_kinds(trace)
+    for kind in analysis.HEAD_KINDS:
+        axes = panel(figure, kind)
+        drawn = np.ma.filled(axes.images[0].get_array(), np.nan)
+        np.testing.assert_array_equal(drawn, kinds.sel(kind=kind).values)
+        said = [float(text.get_text()) for text in axes.texts]
+        if said:
+            np.testing.assert_allclose(said, 100 * drawn.ravel(), atol=0.5)
+    assert len(panel(figure, "previous").texts) == 24
 
 
 def test_an_attention_map_names_rows_and_columns(trace):

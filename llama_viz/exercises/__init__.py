@@ -6,7 +6,17 @@ reply that helps.
 
 from __future__ import annotations
 
+from llama_viz.exercises.attention import attention_row, farthest_head, score_bytes
 from llama_viz.exercises.grading import NOT_YET, Verdict
 from llama_viz.exercises.start_here import cache_bytes, head_that_looks, surprise
 
-__all__ = ["NOT_YET", "Verdict", "cache_bytes", "head_that_looks", "surprise"]
+__all__ = [
+    "NOT_YET",
+    "Verdict",
+    "attention_row",
+    "cache_bytes",
+    "farthest_head",
+    "head_that_looks",
+    "score_bytes",
+    "surprise",
+]
