@@ -136,8 +136,9 @@ def test_the_overview_draws_every_head_of_every_layer(trace):
 
 def test_a_row_of_attention_has_a_bar_for_each_key_that_is_seen(trace):
     figure = figures.attention_row(trace, layer=2, head=5, query_position=11)
-    heights = [bar.get_height() for bar in panel(figure, "row").patches]
-    np.testing.assert_allclose(heights, trace.attention_weights[2, 5, 11, :12].values)
+    columns = named(panel(figure, "row").collections, "weight").get_segments()
+    heights = trace.attention_weights[2, 5, 11, :12].values
+    np.testing.assert_allclose(columns, [[[x, 0], [x, y]] for x, y in enumerate(heights)])
     said = named(figure.texts, "detail (measured)").get_text()
     assert said == "one row of the map: 12 weights that add up to 1.000"
     with pytest.raises(ValueError, match="unknown query_position 20"):
@@ -658,7 +659,8 @@ def test_some_layers_can_be_drawn(lm, name):
 SOURCE = {
     "attention_map": "(trace, layer=1", "attention_scores": "(trace, layer=0",
     "attention_masked": "(trace, layer=2", "attention_stages": "(trace, layer=1",
-    "attention_heads": "(trace, layer=2", "rotation_angles": "(trace, layer=1",
+    "attention_heads": "(trace, layer=2", "attention_row": "(trace, layer=1",
+    "attention_overview": "", "head_kinds": "", "rotation_angles": "(trace, layer=1",
     "score_by_pair": "(trace, layer=1",
     "rms": "", "cache_growth": "", "token_probabilities": "", "candidates": "",
 }  # fmt: skip

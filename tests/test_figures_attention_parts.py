@@ -119,8 +119,8 @@ def test_online_softmax_draws_what_is_known_so_far(step):
     np.testing.assert_allclose(maximum, online.running_maximum[seen])
     total = named(panel(figure, "running sum").lines, "running sum").get_ydata()
     np.testing.assert_allclose(total, online.running_sum[seen])
-    heights = [bar.get_height() for bar in panel(figure, "weights so far").patches
-               if bar.get_gid() == "weight"]  # fmt: skip
+    columns = named(panel(figure, "weights so far").collections, "weight").get_segments()
+    heights = [top for (_, _), (_, top) in columns]
     np.testing.assert_allclose(heights[seen], torch.tensor(scores[seen]).softmax(-1), atol=1e-6)
     assert not any(heights[step + 1 :])
 

@@ -227,8 +227,7 @@ def attention_row(trace: xr.Dataset, *, layer: int, head: int, query_position: i
         gid="detail (measured)",
     )
     panel = figure.panel("row", left, bottom, across, up)
-    panel.bar(np.arange(len(weights)), weights, color=style.QUALITATIVE[0], width=0.8,
-              gid="weight")  # fmt: skip
+    style.columns(panel, weights, width=across, name="weight")
     panel.set_xlim(-0.6, len(weights) - 0.4)
     panel.set_ylim(0, 1.02)
     panel.set_ylabel("weight")

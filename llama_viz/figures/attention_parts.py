@@ -211,7 +211,7 @@ def online_softmax(scores: Any, *, step: int) -> Picture:
                    gid="running maximum")  # fmt: skip
     panels[1].plot(place[: step + 1], sums[: step + 1], "o-", color=VALUE, ms=4, gid="running sum")
     panels[1].set_ylim(0, 1.1 * sums.max())
-    panels[2].bar(place, np.nan_to_num(weights), color=QUERY, width=0.7, gid="weight")
+    style.columns(panels[2], np.nan_to_num(weights), width=width, name="weight")
     panels[2].set_ylim(0, 1.05)
     return figure
 

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 class FigureBrowser(ipywidgets.VBox):
     """Draw a figure of a trace, and draw it again whenever a control is moved.
 
-    draw is one of llama_viz.figures; choices name its arguments and the values that each can take,
-    first the one to begin with: FigureBrowser(figures.attention_map, trace, layer=range(4),
-    head=range(8)). Numbers get a slider, anything else a menu. `figure` is in
-    view, `png` is its picture.
+    draw is one of llama_viz.figures, and trace what it takes first (other data for some). choices
+    name its arguments and the values that each can take, first the one to begin with:
+    FigureBrowser(figures.attention_map, trace, layer=range(4), head=range(8)). Numbers get a
+    slider, anything else a menu. `figure` is in view, `png` is its picture.
 
     Raises ValueError where an argument has no values to choose from.
     """
