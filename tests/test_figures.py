@@ -36,6 +36,11 @@ FIGURES = {
     "attention_masked": lambda trace: figures.attention_map(trace, layer=2, head=7, stage="masked"),
     "attention_stages": lambda trace: figures.attention_stages(trace, layer=1, head=3),
     "attention_heads": lambda trace: figures.attention_heads(trace, layer=2),
+    "attention_overview": figures.attention_overview,
+    "attention_row": lambda trace: figures.attention_row(
+        trace, layer=1, head=3, query_position=last_position(trace)
+    ),
+    "head_kinds": figures.head_kinds,
     "rms": figures.rms,
     "vector_through_norm": lambda trace: figures.vector_through_norm(
         trace, layer=1, position=last_position(trace), residual="residual_middle"
@@ -121,6 +126,41 @@ def test_an_attention_map_draws_the_recorded_head(kind, stage):
     assert grey == (stage != "scores")
     low, high = image.get_clim()
     assert (low, high) == (0, 1) if stage == "weights" else low == -high
+
+
+def test_the_overview_draws_every_head_of_every_layer(trace):
+    figure = figures.attention_overview(trace)
+    for layer in range(3):
+        for head in range(8):
+            (image,) = panel(figure, f"layer {layer}, head {head}").images
+            np.testing.assert_array_equal(
+                np.ma.filled(image.get_array(), 0), trace.attention_weights[layer, head].values
+            )
+            assert image.get_clim() == (0, 1)
+
+
+def test_a_row_of_attention_has_a_bar_for_each_key_that_is_seen(trace):
+    figure = figures.attention_row(trace, layer=2, head=5, query_position=11)
+    columns = named(panel(figure, "row").collections, "weight").get_segments()
+    heights = trace.attention_weights[2, 5, 11, :12].values
+    np.testing.assert_allclose(columns, [[[x, 0], [x, y]] for x, y in enumerate(heights)])
+    said = named(figure.texts, "detail (measured)").get_text()
+    assert said == "one row of the map: 12 weights that add up to 1.000"
+    with pytest.raises(ValueError, match="unknown query_position 20"):
+        figures.attention_row(trace, layer=2, head=5, query_position=20)
+
+
+def test_kinds_of_heads_are_drawn_as_they_were_measured(trace):
+    kinds = analysis.head_kinds(trace)
+    figure = figures.head_kinds(trace)
+    for kind in analysis.HEAD_KINDS:
+        axes = panel(figure, kind)
+        drawn = np.ma.filled(axes.images[0].get_array(), np.nan)
+        np.testing.assert_array_equal(drawn, kinds.sel(kind=kind).values)
+        said = [float(text.get_text()) for text in axes.texts]
+        if said:
+            np.testing.assert_allclose(said, 100 * drawn.ravel(), atol=0.5)
+    assert len(panel(figure, "previous").texts) == 24
 
 
 def test_an_attention_map_names_rows_and_columns(trace):
@@ -689,7 +729,8 @@ SOURCE = {
     "attention_map": "(trace, layer=1", "attention_scores": "(trace, layer=0",
     "with_and_without_cache": "(trace, layer=1",
     "attention_masked": "(trace, layer=2", "attention_stages": "(trace, layer=1",
-    "attention_heads": "(trace, layer=2", "rotation_angles": "(trace, layer=1",
+    "attention_heads": "(trace, layer=2", "attention_row": "(trace, layer=1",
+    "attention_overview": "", "head_kinds": "", "rotation_angles": "(trace, layer=1",
     "score_by_pair": "(trace, layer=1",
     "vector_through_norm": "(trace, layer=1",
     "neurons": "(trace, layer=1", "rms": "", "cache_growth": "", "token_probabilities": "",

@@ -1,7 +1,8 @@
 """What a LLaMA costs: arithmetic, bytes and arithmetic intensity, as formulas and counted.
 
 `forward` is one pass by formula and `count` the same pass of a real model, counted while it runs;
-`generation` is all steps of a text. `memory` and its companions say what fits where, `DEVICES` and
+`generation` is all steps of a text. `most_held` is the memory that any computation needs at once.
+`memory` and its companions say what fits where, `DEVICES` and
 `measure_device` how fast it can go there, `memory_per_arithmetic` what Shazeer (2019) derived.
 """
 
@@ -43,12 +44,13 @@ __all__ = [
     "DEVICES", "GB", "GIB", "PARTS", "PUBLISHED", "Cost", "Costs", "Device", "Grouping", "Memory",
     "Published", "count", "counted_memory_per_arithmetic", "fits", "forward", "generation",
     "grouping_saves", "largest_batch", "largest_context", "measure_device", "memory",
-    "memory_per_arithmetic", "parameters", "step_coefficients", "ungrouped",
+    "memory_per_arithmetic", "most_held", "parameters", "step_coefficients", "ungrouped",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     """Counting needs torch, the formulas do not: it is loaded at first use."""
-    if name != "count":
+    modules = {"count": "counting", "most_held": "held"}
+    if name not in modules:
         raise AttributeError(f"module 'llama_viz.cost' has no attribute {name!r}")
-    return import_module("llama_viz.cost.counting").count
+    return getattr(import_module(f"llama_viz.cost.{modules[name]}"), name)

@@ -6,6 +6,7 @@ reply that helps.
 
 from __future__ import annotations
 
+from llama_viz.exercises.attention import attention_row, farthest_head, score_bytes
 from llama_viz.exercises.grading import NOT_YET, Verdict
 from llama_viz.exercises.positions import angle_applied, strongest_pair, wavelength
 from llama_viz.exercises.start_here import cache_bytes, head_that_looks, surprise
@@ -15,9 +16,12 @@ __all__ = [
     "NOT_YET",
     "Verdict",
     "angle_applied",
+    "attention_row",
     "cache_bytes",
+    "farthest_head",
     "first_merge",
     "head_that_looks",
+    "score_bytes",
     "strongest_pair",
     "surprise",
     "table_parameters",

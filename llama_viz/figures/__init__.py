@@ -1,12 +1,26 @@
 """Figures: functions that take a trace and return a picture of it; nothing is shown by itself."""
 
 from llama_viz.figures.architecture import architecture
-from llama_viz.figures.attention import attention_heads, attention_map, attention_stages
+from llama_viz.figures.attention import (
+    attention_heads,
+    attention_map,
+    attention_overview,
+    attention_row,
+    attention_stages,
+    head_kinds,
+)
+from llama_viz.figures.attention_parts import (
+    attention_over_length,
+    online_softmax,
+    saturation,
+    vectors,
+)
 from llama_viz.figures.cache import cache_growth, with_and_without_cache
 from llama_viz.figures.check import FigureMismatch, check
 from llama_viz.figures.comparison import comparison
 from llama_viz.figures.embedding import embedding_rows, lookup, nearest_tokens, same_token, word_map
 from llama_viz.figures.feed_forward import neurons
+from llama_viz.figures.matrices import matrices
 from llama_viz.figures.next_token import candidates
 from llama_viz.figures.normalization import rms, vector_through_norm
 from llama_viz.figures.positions import (
@@ -28,6 +42,9 @@ __all__ = [
     "architecture",
     "attention_heads",
     "attention_map",
+    "attention_over_length",
+    "attention_overview",
+    "attention_row",
     "attention_stages",
     "cache_growth",
     "candidates",
@@ -35,17 +52,21 @@ __all__ = [
     "comparison",
     "embedding_rows",
     "embedding_share",
+    "head_kinds",
     "long_term_decay",
     "lookup",
     "loss_by_position",
+    "matrices",
     "merges",
     "nearest_tokens",
     "neurons",
+    "online_softmax",
     "position_table",
     "rms",
     "rotation_angles",
     "rotation_matrix",
     "same_token",
+    "saturation",
     "score_by_distance",
     "score_by_pair",
     "sequence_lengths",
@@ -53,6 +74,7 @@ __all__ = [
     "training_run",
     "turned_pair",
     "vector_through_norm",
+    "vectors",
     "wavelengths",
     "with_and_without_cache",
     "word_map",

@@ -1,4 +1,4 @@
-"""Attention maps: who looks at whom, in one head, stage by stage, and in all heads of a layer."""
+"""Attention maps: who looks at whom, in all heads, one layer, one head, one row; kinds of heads."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from matplotlib.lines import Line2D
 
-from llama_viz.analysis import config_of, masked_scores, pick, require
+from llama_viz.analysis import HEAD_KINDS, config_of, masked_scores, pick, require
+from llama_viz.analysis import head_kinds as kinds_of_heads
 from llama_viz.errors import unknown_name
 from llama_viz.figures import style
 from llama_viz.figures.style import Picture, styled
@@ -156,6 +157,130 @@ def attention_heads(trace: xr.Dataset, *, layer: int) -> Picture:
         "colours", image, "", left + columns * (side + gap) - gap + 0.2, below,
         0.14, height - style.HEADING - header - title - below,
     )  # fmt: skip
+    return figure
+
+
+@styled
+def attention_overview(trace: xr.Dataset) -> Picture:
+    """The weights of every head of every layer, small: a row for each layer.
+
+    One colour scale, from 0 to 1; across keys, down queries.
+    """
+    require(trace, "attention_weights")
+    layers, n_heads = trace["layer"].values.tolist(), trace.sizes["head"]
+    left, right, bottom, title, gap = 0.85, 0.8, 0.2, 0.26, 0.1
+    side = min((style.WIDTH - left - right - gap * (n_heads - 1)) / n_heads, 1.4)
+    height = bottom + len(layers) * (side + gap) - gap + title + style.HEADING
+    figure = Picture("attention weights of all heads", style.WIDTH, height)
+    figure.heading(
+        f"All {len(layers) * n_heads} heads at a glance: attention weights",
+        f"each square is one head: {trace.sizes['query_position']} queries down, "
+        f"{trace.sizes['key_position']} keys across",
+    )
+    for row, layer in enumerate(layers):
+        low = bottom + (len(layers) - 1 - row) * (side + gap)
+        figure.write("layer", f"layer {layer}", style.MARGIN, low + side / 2 - 0.06)
+        for head in range(n_heads):
+            panel = figure.panel(
+                f"layer {layer}, head {head}", left + head * (side + gap), low, side, side
+            )
+            image = _draw_map(panel, trace, layer, head, "weights", label=False)
+            panel.set_xticks([])
+            panel.set_yticks([])
+            if row == 0:
+                panel.set_title(f"head {head}", size=style.SMALL, pad=4)
+    figure.colour_bar(
+        "colours", image, "", left + n_heads * (side + gap) + 0.05, bottom, 0.13,
+        height - bottom - title - style.HEADING,
+    )  # fmt: skip
+    return figure
+
+
+@styled
+def attention_row(trace: xr.Dataset, *, layer: int, head: int, query_position: int) -> Picture:
+    """One row of a head: how much one position looks at each position up to it.
+
+    Raises ValueError for an unknown layer, head or position.
+    """
+    require(trace, "attention_weights")
+    layer, head = pick(trace, "layer", layer), pick(trace, "head", head)
+    query_position = pick(trace, "query_position", query_position)
+    row = trace["attention_weights"].sel(layer=layer, head=head, query_position=query_position)
+    allowed = row["key_position"].values <= query_position
+    weights = row.values.astype(np.float64)[allowed]
+    keys = _tokens(trace, "key")
+    tokens, positions = keys["tokens"][: len(weights)], keys["positions"][: len(weights)]
+    token = str(trace["query_token"].sel(query_position=query_position).values)
+
+    left, right, up = 0.7, 0.2, 2.0
+    across = style.WIDTH - left - right
+    room = style.label_room(style.token_labels(tokens, across, positions=positions)[0])
+    bottom = 0.15 + room
+    figure = Picture(
+        f"attention weights of layer {layer}, head {head}, query {query_position}",
+        style.WIDTH, bottom + up + style.HEADING,
+    )  # fmt: skip
+    figure.heading(
+        f"Layer {layer}, head {head}: where position {query_position}, "
+        f"{style.shortened(token)}, looks",
+        f"one row of the map: {len(weights)} weights that add up to {weights.sum():.3f}",
+        gid="detail (measured)",
+    )
+    panel = figure.panel("row", left, bottom, across, up)
+    style.columns(panel, weights, width=across, name="weight")
+    panel.set_xlim(-0.6, len(weights) - 0.4)
+    panel.set_ylim(0, 1.02)
+    panel.set_ylabel("weight")
+    style.token_axis(panel.xaxis, tokens, length=across, positions=positions)
+    return figure
+
+
+@styled
+def head_kinds(trace: xr.Dataset) -> Picture:
+    """How much each head looks at the previous, the first and the repeated position, in percent.
+
+    Numbers of analysis.head_kinds; one colour scale, from 0 to 1. Grey: not to be measured, since
+    no token occurs twice.
+    """
+    kinds = kinds_of_heads(trace)
+    n_layers, n_heads = kinds.sizes["layer"], kinds.sizes["head"]
+    left, right, gap, bottom, title = 0.75, 0.15, 0.25, 0.5, 0.3
+    across = (style.WIDTH - left - right - gap * (len(HEAD_KINDS) - 1)) / len(HEAD_KINDS)
+    up = min(n_layers * 0.42, 6.0)
+    figure = Picture("kinds of heads", style.WIDTH, bottom + up + title + style.HEADING)
+    figure.heading(
+        "What does each head look at? Its attention, in percent",
+        f"means over positions 2 to {trace.sizes['query_position'] - 1}; "
+        "the last panel over those whose token occurred before",
+    )
+    titles = {
+        "previous": "the previous token",
+        "first": "the first token",
+        "induction": "what followed last time",
+    }
+    for number, kind in enumerate(HEAD_KINDS):
+        values = kinds.sel(kind=kind).values
+        panel = figure.panel(kind, left + number * (across + gap), bottom, across, up)
+        panel.set_facecolor(style.MASKED)
+        image = panel.imshow(values, cmap=style.PROBABILITY, norm=style.probability_scale(),
+                             aspect="auto")  # fmt: skip
+        image.set_gid(f"attention to {titles[kind]}")
+        panel.set_title(titles[kind])
+        panel.set_xlabel("head")
+        panel.xaxis.set_major_locator(style.whole_numbers())
+        ticks = style.fitting_ticks(n_layers, up)
+        labels = [f"layer {kinds['layer'].values[tick]}" for tick in ticks]
+        style.label_axis(panel.yaxis, labels, ticks)
+        panel.tick_params(length=0, labelleft=number == 0)
+        for row, head in np.ndindex(values.shape):
+            value = values[row, head]
+            if np.isfinite(value) and n_heads <= 12:
+                panel.text(
+                    head, row, f"{100 * value:.0f}", ha="center", va="center", size=style.SMALL,
+                    color="white" if value > 0.5 else style.INK, gid="percent (measured)",
+                )  # fmt: skip
+        for spine in panel.spines.values():
+            spine.set_visible(False)
     return figure
 
 

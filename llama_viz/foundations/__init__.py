@@ -7,8 +7,10 @@ and is not written again here.
 from llama_viz.foundations.attention import (
     AttentionSteps,
     MultiHeadAttention,
+    Saturation,
     attend,
     join_heads,
+    saturation,
     split_heads,
     weigh,
 )
@@ -94,6 +96,7 @@ __all__ = [
     "RecurrentCell",
     "RecurrentNetwork",
     "RelativeAttention",
+    "Saturation",
     "Transformer",
     "TwoMatrixFeedForward",
     "attend",
@@ -124,6 +127,7 @@ __all__ = [
     "rotating",
     "rotation_angles",
     "rotation_matrix",
+    "saturation",
     "silu",
     "sinusoidal_positions",
     "split_heads",

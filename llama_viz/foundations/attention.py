@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 
@@ -69,6 +70,34 @@ def split_heads(x: Tensor, n_heads: int) -> Tensor:
 def join_heads(x: Tensor) -> Tensor:
     """(..., head, position, head_feature) to (..., position, feature): side by side again."""
     return x.transpose(-3, -2).flatten(-2)
+
+
+class Saturation(NamedTuple):
+    """What dot products do to a softmax; see saturation()."""
+
+    variance: float
+    largest_weight: float
+    slope: float
+
+
+def saturation(
+    head_dim: int, *, divide: bool, n_keys: int = 16, n_queries: int = 2000, seed: int = 0
+) -> Saturation:
+    """Meet random queries with random keys: the scores' variance, and how their softmax fares.
+
+    All features are drawn from the standard normal distribution, so the variance of a dot product
+    is head_dim (Vaswani et al. 2017). Each query has keys of its own. largest_weight is the mean
+    over the queries, slope the mean of w (1 - w) for that weight: how far it moves when its score
+    does. divide says whether scores are divided by sqrt(head_dim).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    query = torch.randn(n_queries, 1, head_dim, generator=generator)
+    key = torch.randn(n_queries, n_keys, head_dim, generator=generator)
+    scores = (query * key).sum(dim=-1) * (head_dim**-0.5 if divide else 1.0)
+    largest = scores.softmax(dim=-1).amax(dim=-1)
+    return Saturation(
+        float(scores.var()), float(largest.mean()), float((largest * (1 - largest)).mean())
+    )
 
 
 class MultiHeadAttention(nn.Module):
