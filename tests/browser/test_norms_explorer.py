@@ -180,14 +180,17 @@ def test_a_feature_is_picked_and_followed(explorer):
     explorer.page.keyboard.press("Escape")
     rows = explorer.root.locator(".lv-norms-list tbody button")
     rows.nth(2).click()
+    explorer.settle()
     name = rows.nth(2).inner_text()
     assert explorer.slider("Feature").input_value() == name
     assert caption(explorer, "follow").startswith(f"Feature {name}:")
     chart = explorer.root.locator(".lv-norms-vector svg")
     chart.click(position={"x": 54, "y": 60})
     explorer.root.locator("h3").hover()
+    explorer.settle()
     assert explorer.slider("Feature").input_value() == "0"
     explorer.root.get_by_role("button", name="Follow the largest").press("Enter")
+    explorer.settle()
     largest = rows.nth(0).inner_text()
     assert caption(explorer, "follow").startswith(f"Feature {largest}:")
 
@@ -212,6 +215,7 @@ def test_a_constant_moves_one_norm_and_a_scale_neither(explorer):
     explorer.press(power, "Home")  # where epsilon shows
     assert "Epsilon" in caption(explorer, "compare")
     constant.click(position={"x": 4, "y": 8})
+    explorer.settle()
     assert float(constant.input_value()) < -2
     power.click(position={"x": 4, "y": 8})
     explorer.page.keyboard.press("Escape")

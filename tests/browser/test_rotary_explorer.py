@@ -110,6 +110,7 @@ def test_a_pair_is_pointed_at_and_picked(explorer):
     for panel in ("split", "angles", "waves"):
         chart = explorer.root.locator(f"[data-panel=rotary-{panel}] svg")
         chart.click(position={"x": 60, "y": 60})  # in the first column
+        explorer.settle()
         assert explorer.slider("Pair").input_value() == "0"
         explorer.press(explorer.slider("Pair"), "End")
     assert explorer.slider("Pair").input_value() == "7"
@@ -229,7 +230,7 @@ def test_python_and_page_share_the_state(explorer, page):
     if page.url.startswith("file:"):
         pytest.skip("there is no kernel")
     explorer.execute("explorer.show(head=5, layer=3)")
-    explorer.wait("root.querySelector('label.lv-field output').textContent === '3'")
+    explorer.wait("root.querySelector('label.lv-field span span').textContent === '3'")
     explorer.press(explorer.slider("Head"), "ArrowRight")
     page.wait_for_timeout(500)  # the page sends what was picked when the kernel has time
     explorer.execute("assert explorer.state['head'] == 6, explorer.state")

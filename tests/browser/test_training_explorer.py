@@ -14,6 +14,12 @@ from tests.browser.places import opened, write_notebook
 from tests.test_training_explorer import HOSTILE, STEPS, TABLE, tiny_model
 from tests.vocabularies import sentence_piece_model
 
+
+def shade(weights):
+    """Weights as tokens are shaded with them: sent in steps of 1/255, drawn in 1/64."""
+    return np.floor(np.rint(weights * 255) / 255 * 64 + 0.5) / 64
+
+
 PROMPT = f"Once upon a time. Once upon {HOSTILE}"
 HEADS, MAP = ".lv-head-maps", ".lv-head-map"
 N_LAYERS, N_HEADS = 2, 4
@@ -230,7 +236,7 @@ def test_a_token_is_picked_in_the_prompt(explorer, kernel):
         "all => all.map(span => Number(span.style.getPropertyValue('--p')))"
     )
     recorded = reading.attention[1, 0, 5]
-    np.testing.assert_allclose(shades, recorded, atol=0.6 / 255)
+    np.testing.assert_allclose(shades, shade(recorded), atol=1e-6)
 
 
 def test_play_goes_through_all_snapshots(explorer):
