@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -76,3 +77,10 @@ def data_folder() -> Path:
     package = Path(__file__).parent
     inside = package / "data"
     return inside if inside.is_dir() else package.parent / "data"
+
+
+def measurement(name: str) -> dict[str, Any]:
+    """What a command in benchmarks/ has measured and stored in data/measurements."""
+    path = data_folder() / "measurements" / f"{name}.json"
+    stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return stored

@@ -5,9 +5,12 @@ from llama_viz.figures.attention import attention_heads, attention_map, attentio
 from llama_viz.figures.cache import cache_growth, with_and_without_cache
 from llama_viz.figures.check import FigureMismatch, check
 from llama_viz.figures.comparison import comparison
+from llama_viz.figures.covariate_shift import layer_inputs, losses_by_norm
 from llama_viz.figures.next_token import candidates
 from llama_viz.figures.normalization import rms, vector_through_norm
+from llama_viz.figures.norms import before_and_after, gains, histograms, norm_times
 from llama_viz.figures.rotary import rotation_angles, score_by_pair
+from llama_viz.figures.tables import linear_layer, number_tables
 from llama_viz.figures.text import token_probabilities
 
 __all__ = [
@@ -16,10 +19,18 @@ __all__ = [
     "attention_heads",
     "attention_map",
     "attention_stages",
+    "before_and_after",
     "cache_growth",
     "candidates",
     "check",
     "comparison",
+    "gains",
+    "histograms",
+    "layer_inputs",
+    "linear_layer",
+    "losses_by_norm",
+    "norm_times",
+    "number_tables",
     "rms",
     "rotation_angles",
     "score_by_pair",

@@ -36,7 +36,7 @@ def rms(trace: xr.Dataset) -> Picture:
     require(trace, "rms")
     values = trace["rms"].values.astype(np.float64)
     tokens = [str(token) for token in trace["token"].values]
-    names = _norm_names(trace)
+    names = norm_names(trace)
     n_norms, n_positions = values.shape
 
     left, across, right = 0.2 + style.label_room(names), 2.35, 0.25
@@ -161,7 +161,7 @@ def _draw_growth(panel: Axes, values: np.ndarray) -> None:
     panel.set_axisbelow(True)
 
 
-def _norm_names(trace: xr.Dataset) -> list[str]:
+def norm_names(trace: xr.Dataset) -> list[str]:
     """Each norm by its layer and by what it stands before."""
     words = {"attention": "attention", "feed_forward": "feed-forward"}
     return [
@@ -184,5 +184,5 @@ def _what_stands_out(trace: xr.Dataset) -> str:
     token = style.shortened(str(trace["token"].values[position]))
     return (
         f"{growth}; farthest from it: position {trace['position'].values[position]}, {token}, "
-        f"{ratio[norm, position]:.2g} times the median at {_norm_names(trace)[norm]}"
+        f"{ratio[norm, position]:.2g} times the median at {norm_names(trace)[norm]}"
     )

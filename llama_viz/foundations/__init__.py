@@ -17,6 +17,12 @@ from llama_viz.foundations.attention_free import (
     attention_free,
     attention_free_weights,
 )
+from llama_viz.foundations.covariate_shift import (
+    DeepNetwork,
+    same_sign,
+    shift_per_step,
+    train_deep_network,
+)
 from llama_viz.foundations.feed_forward import (
     ACTIVATIONS,
     GATES,
@@ -27,12 +33,15 @@ from llama_viz.foundations.feed_forward import (
     silu,
     swish,
 )
+from llama_viz.foundations.norm_times import norm_times
 from llama_viz.foundations.normalization import (
     BatchNorm,
     LayerNorm,
     batch_norm,
+    before_and_after,
     invariances,
     layer_norm,
+    rms_norm,
 )
 from llama_viz.foundations.online_softmax import (
     OnlineSoftmax,
@@ -82,6 +91,7 @@ __all__ = [
     "BatchNorm",
     "Decoder",
     "DecoderLayer",
+    "DeepNetwork",
     "Encoder",
     "EncoderLayer",
     "GatedFeedForward",
@@ -100,6 +110,7 @@ __all__ = [
     "attention_free",
     "attention_free_weights",
     "batch_norm",
+    "before_and_after",
     "bert_parameters",
     "gelu",
     "half_split",
@@ -110,10 +121,12 @@ __all__ = [
     "layer_norm",
     "long_term_decay",
     "n_parameters",
+    "norm_times",
     "ntk_theta",
     "online_softmax",
     "relative_distances",
     "relu",
+    "rms_norm",
     "rotate_complex",
     "rotate_elementwise",
     "rotate_half_split",
@@ -121,10 +134,13 @@ __all__ = [
     "rotate_pairs",
     "rotation_angles",
     "rotation_matrix",
+    "same_sign",
+    "shift_per_step",
     "silu",
     "sinusoidal_positions",
     "split_heads",
     "swish",
+    "train_deep_network",
     "wavelengths",
     "weigh",
 ]

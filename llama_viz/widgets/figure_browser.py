@@ -12,24 +12,21 @@ from llama_viz.widgets.bundle import picture_bundle
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    import xarray as xr
     from matplotlib.figure import Figure
 
 
 class FigureBrowser(ipywidgets.VBox):
     """Draw a figure of a trace, and draw it again whenever a control is moved.
 
-    draw is one of llama_viz.figures; choices name its arguments and the values that each can take,
-    first the one to begin with: FigureBrowser(figures.attention_map, trace, layer=range(4),
-    head=range(8)). Numbers get a slider, anything else a menu. `figure` is in
-    view, `png` is its picture.
+    draw is one of llama_viz.figures and trace what it takes first, which for a worked example may
+    be plain numbers. choices name its arguments and the values that each can take, first the one to
+    begin with: FigureBrowser(figures.attention_map, trace, layer=range(4), head=range(8)). Numbers
+    get a slider in rising order, anything else a menu. `figure` is in view, `png` is its picture.
 
     Raises ValueError where an argument has no values to choose from.
     """
 
-    def __init__(
-        self, draw: Callable[..., Figure], trace: xr.Dataset, **choices: Sequence[Any]
-    ) -> None:
+    def __init__(self, draw: Callable[..., Figure], trace: Any, **choices: Sequence[Any]) -> None:
         self._draw = draw
         self._trace = trace
         self._controls = {name: _control(name, values) for name, values in choices.items()}
@@ -61,8 +58,7 @@ def _control(name: str, values: Sequence[Any]) -> ipywidgets.DOMWidget:
     values = list(values)
     if not values:
         raise ValueError(f"{name} has no values to choose from")
-    settings = {"options": values, "value": values[0], "description": name}
-    numbers = all(isinstance(value, int) for value in values)
-    if numbers:
-        return ipywidgets.SelectionSlider(**settings, continuous_update=True)
-    return ipywidgets.Dropdown(**settings)
+    settings = {"value": values[0], "description": name}
+    if all(isinstance(value, (int, float)) for value in values):
+        return ipywidgets.SelectionSlider(options=sorted(values), **settings)
+    return ipywidgets.Dropdown(options=values, **settings)
