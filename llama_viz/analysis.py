@@ -166,6 +166,17 @@ def masked_scores(trace: xr.Dataset) -> xr.DataArray:
     return masked.rename("masked_scores").assign_attrs(long_name="attention scores after the mask")
 
 
+def norm_names(trace: xr.Dataset) -> list[str]:
+    """Each norm in words: its layer and what it stands before."""
+    words = {"attention": "attention", "feed_forward": "feed-forward"}
+    return [
+        f"layer {layer} {words[kind]}" if kind in words else "final"
+        for layer, kind in zip(
+            trace["norm_layer"].values, trace["norm_kind"].values.astype(str), strict=True
+        )
+    ]
+
+
 def norm_input(trace: xr.Dataset) -> xr.DataArray:
     """The residual stream that each norm reads.
 

@@ -51,3 +51,14 @@ def test_without_a_kernel_it_leaves_the_picture_in_view(browser):
 def test_an_argument_without_values_is_refused(trace):
     with pytest.raises(ValueError, match="head has no values to choose from"):
         FigureBrowser(figures.attention_map, trace, head=[])
+
+
+def test_numbers_that_are_no_trace_get_a_slider_in_rising_order():
+    def bars(row, scale):
+        return figures.before_and_after({"norm": (row, [scale * x for x in row])}, f"x {scale}")
+
+    browser = FigureBrowser(bars, [1.0, 2.0], scale=[1.0, 0.1, 10])
+    assert browser.chosen == {"scale": 1.0}
+    assert list(browser._controls["scale"].options) == [0.1, 1.0, 10]
+    browser._controls["scale"].value = 10
+    assert browser.figure.get_label() == "x 10"

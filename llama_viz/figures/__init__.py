@@ -7,7 +7,7 @@ from llama_viz.figures.check import FigureMismatch, check
 from llama_viz.figures.comparison import comparison
 from llama_viz.figures.covariate_shift import layer_inputs, losses_by_norm
 from llama_viz.figures.next_token import candidates
-from llama_viz.figures.normalization import norm_names, rms, vector_through_norm
+from llama_viz.figures.normalization import rms, vector_through_norm
 from llama_viz.figures.norms import before_and_after, gains, histograms, norm_times
 from llama_viz.figures.rotary import rotation_angles, score_by_pair
 from llama_viz.figures.tables import linear_layer, number_tables
@@ -29,7 +29,6 @@ __all__ = [
     "layer_inputs",
     "linear_layer",
     "losses_by_norm",
-    "norm_names",
     "norm_times",
     "number_tables",
     "rms",

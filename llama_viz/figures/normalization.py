@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from llama_viz.analysis import (
     RESIDUALS,
+    norm_names,
     normalized,
     pick,
     relative_size,
@@ -159,17 +160,6 @@ def _draw_growth(panel: Axes, values: np.ndarray) -> None:
     panel.spines["left"].set_visible(False)
     panel.grid(axis="x", color=style.FAINT, lw=0.8)
     panel.set_axisbelow(True)
-
-
-def norm_names(trace: xr.Dataset) -> list[str]:
-    """Each norm by its layer and by what it stands before."""
-    words = {"attention": "attention", "feed_forward": "feed-forward"}
-    return [
-        f"layer {layer} {words[kind]}" if kind in words else "final"
-        for layer, kind in zip(
-            trace["norm_layer"].values, trace["norm_kind"].values.astype(str), strict=True
-        )
-    ]
 
 
 def _what_stands_out(trace: xr.Dataset) -> str:

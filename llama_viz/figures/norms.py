@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.colors import Normalize
 
-from llama_viz.analysis import norm_input, pick, require
+from llama_viz.analysis import norm_input, norm_names, pick, require
 from llama_viz.figures import style
-from llama_viz.figures.normalization import norm_names
 from llama_viz.figures.style import Picture, styled
 
 if TYPE_CHECKING:

@@ -37,7 +37,8 @@ def linear_layer(x: Any, weight: Any, bias: Any, *, item: int = 0, neuron: int =
     n_columns = x.shape[1] + 3 * len(weight)
     wide = min(0.5, (style.WIDTH - left - style.MARGIN - 3 * gap) / n_columns)
     figure = Picture("a linear layer", style.WIDTH, bottom + high * len(x) + 0.4 + style.HEADING)
-    products = [f"{a:.1f}·{b:.1f}" for a, b in zip(x[item], weight[neuron], strict=True)]
+    factors = [(f"{a:.1f}", f"{b:.1f}") for a, b in zip(x[item], weight[neuron], strict=True)]
+    products = ["·".join(f"({n})" if n[0] == "-" else n for n in pair) for pair in factors]
     figure.heading(
         "A linear layer: every item meets every neuron",
         f"item {item}, neuron {neuron}: {' + '.join(products)} + {bias[neuron]:.1f}"
