@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.browser.explorer_page import ExplorerPage
+from tests.browser.opened import Opened
 
 NOTEBOOK = "03_normalization.ipynb"
 
@@ -44,13 +44,10 @@ def test_a_slider_moved_draws_another_picture(call, lab, opened):
 
 def test_the_norms_explorer_follows_the_layer(lab, opened):
     lab.show_cell(opened, "NormsExplorer(trace)")
-    explorer = ExplorerPage(opened, "norms-explorer")
-    before = explorer.root.inner_text()
-    slider = explorer.root.locator("input[type=range]").first
-    slider.focus()
-    opened.keyboard.press("ArrowLeft")
-    explorer.settle()
-    assert explorer.root.inner_text() != before
+    explorer = Opened(opened, "norms")
+    before = explorer.pictures()
+    explorer.press(explorer.slider("Layer"), "ArrowRight")
+    assert {"norms-vector", "norms-map", "norms-depth"} <= explorer.changed(before)
 
 
 def test_nothing_went_wrong_and_nobody_else_was_asked(watch):
