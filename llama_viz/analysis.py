@@ -204,31 +204,80 @@ def masked_scores(trace: xr.Dataset) -> xr.DataArray:
     return masked.rename("masked_scores").assign_attrs(long_name="attention scores after the mask")
 
 
-def rms_of_residual(trace: xr.Dataset) -> xr.DataArray:
-    """sqrt(mean(x^2) + eps) of the residual stream that each norm reads, computed anew.
+def norm_names(trace: xr.Dataset) -> list[str]:
+    """Each norm in words: its layer and what it stands before."""
+    words = {"attention": "attention", "feed_forward": "feed-forward"}
+    return [
+        f"layer {layer} {words[kind]}" if kind in words else "final"
+        for layer, kind in zip(
+            trace["norm_layer"].values, trace["norm_kind"].values.astype(str), strict=True
+        )
+    ]
+
+
+def norm_input(trace: xr.Dataset) -> xr.DataArray:
+    """The residual stream that each norm reads.
 
     Needs residual_in, residual_middle and residual_out, whichever the recorded norms read. Returns
-    (norm, position), to compare with the recorded rms.
+    (norm, position, feature).
     """
     sources = {"attention": "residual_in", "feed_forward": "residual_middle"}
     kinds = [str(kind) for kind in trace["norm_kind"].values]
     require(trace, *dict.fromkeys(sources.get(kind, "residual_out") for kind in kinds))
-    rows = []
-    for kind, layer in zip(kinds, trace["norm_layer"].values, strict=True):
+    rows = [
         # The final norm reads what the last block leaves behind.
-        stream = (
-            trace[sources[kind]].sel(layer=layer)
-            if kind in sources
-            else trace["residual_out"].sel(layer=layer - 1)
-        )
-        square = stream.values.astype(np.float64) ** 2
-        rows.append(np.sqrt(square.mean(axis=-1) + config_of(trace).norm_eps))
+        trace[sources[kind]].sel(layer=layer).values
+        if kind in sources
+        else trace["residual_out"].sel(layer=layer - 1).values
+        for kind, layer in zip(kinds, trace["norm_layer"].values, strict=True)
+    ]
     return xr.DataArray(
         np.stack(rows),
+        _coordinates(trace, "norm", "position", "feature"),
+        ("norm", "position", "feature"),
+        "norm_input",
+        {"long_name": "residual stream that each norm reads"},
+    )
+
+
+def rms_of_residual(trace: xr.Dataset) -> xr.DataArray:
+    """sqrt(mean(x^2) + eps) of the residual stream that each norm reads, computed anew.
+
+    Returns (norm, position), to compare with the recorded rms; see norm_input.
+    """
+    stream = norm_input(trace)
+    mean_square = (stream.values.astype(np.float64) ** 2).mean(axis=-1)
+    return xr.DataArray(
+        np.sqrt(mean_square + config_of(trace).norm_eps),
         _coordinates(trace, "norm", "position"),
         ("norm", "position"),
         "rms_of_residual",
         {"long_name": "sqrt(mean(x^2) + eps) of the recorded residual stream"},
+    )
+
+
+def added_size(trace: xr.Dataset) -> xr.DataArray:
+    """How large what a sublayer adds is beside the residual stream that it is added to.
+
+    The root mean square of one over that of the other, the median over the positions. Returns
+    (layer, sublayer), the sublayers "attention" and "feed_forward".
+    """
+    sublayers = {
+        "attention": ("attention_output", "residual_in"),
+        "feed_forward": ("feed_forward_output", "residual_middle"),
+    }
+    require(trace, *(name for pair in sublayers.values() for name in pair))
+
+    def size(name: str) -> np.ndarray:
+        return np.sqrt((trace[name].values.astype(np.float64) ** 2).mean(axis=-1))
+
+    ratios = [np.median(size(added) / size(to), axis=-1) for added, to in sublayers.values()]
+    return xr.DataArray(
+        np.stack(ratios, axis=-1),
+        _coordinates(trace, "layer") | {"sublayer": list(sublayers)},
+        ("layer", "sublayer"),
+        "added_size",
+        {"long_name": "RMS of what a sublayer adds / RMS of the residual stream before it"},
     )
 
 

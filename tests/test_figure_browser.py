@@ -61,3 +61,14 @@ def test_one_text_gets_a_box_to_type_another_one_in():
         browser._controls["text"].value = typed
         assert browser.chosen == {"text": typed, "step": 0}
         assert browser.png != before
+
+
+def test_numbers_that_are_no_trace_get_a_slider_in_rising_order():
+    def bars(row, scale):
+        return figures.before_and_after({"norm": (row, [scale * x for x in row])}, f"x {scale}")
+
+    browser = FigureBrowser(bars, [1.0, 2.0], scale=[1.0, 0.1, 10])
+    assert browser.chosen == {"scale": 1.0}
+    assert list(browser._controls["scale"].options) == [0.1, 1.0, 10]
+    browser._controls["scale"].value = 10
+    assert browser.figure.get_label() == "x 10"

@@ -8,6 +8,11 @@ from __future__ import annotations
 
 from llama_viz.exercises.attention import attention_row, farthest_head, score_bytes
 from llama_viz.exercises.grading import NOT_YET, Verdict
+from llama_viz.exercises.normalization import (
+    largest_addition,
+    rms_norm_by_hand,
+    what_attention_reads,
+)
 from llama_viz.exercises.positions import angle_applied, strongest_pair, wavelength
 from llama_viz.exercises.start_here import cache_bytes, head_that_looks, surprise
 from llama_viz.exercises.tokens import first_merge, table_parameters, token_count
@@ -21,10 +26,13 @@ __all__ = [
     "farthest_head",
     "first_merge",
     "head_that_looks",
+    "largest_addition",
+    "rms_norm_by_hand",
     "score_bytes",
     "strongest_pair",
     "surprise",
     "table_parameters",
     "token_count",
     "wavelength",
+    "what_attention_reads",
 ]

@@ -18,11 +18,13 @@ from llama_viz.figures.attention_parts import (
 from llama_viz.figures.cache import cache_growth, with_and_without_cache
 from llama_viz.figures.check import FigureMismatch, check
 from llama_viz.figures.comparison import comparison
+from llama_viz.figures.covariate_shift import layer_inputs, losses_by_norm
 from llama_viz.figures.embedding import embedding_rows, lookup, nearest_tokens, same_token, word_map
 from llama_viz.figures.feed_forward import neurons
 from llama_viz.figures.matrices import matrices
 from llama_viz.figures.next_token import candidates
 from llama_viz.figures.normalization import rms, vector_through_norm
+from llama_viz.figures.norms import before_and_after, gains, histograms, norm_times
 from llama_viz.figures.positions import (
     long_term_decay,
     loss_by_position,
@@ -33,6 +35,7 @@ from llama_viz.figures.positions import (
     wavelengths,
 )
 from llama_viz.figures.rotary import rotation_angles, score_by_pair
+from llama_viz.figures.tables import linear_layer, number_tables
 from llama_viz.figures.text import token_probabilities
 from llama_viz.figures.tokens import embedding_share, merges, sequence_lengths
 from llama_viz.figures.training import training_run
@@ -46,20 +49,28 @@ __all__ = [
     "attention_overview",
     "attention_row",
     "attention_stages",
+    "before_and_after",
     "cache_growth",
     "candidates",
     "check",
     "comparison",
     "embedding_rows",
     "embedding_share",
+    "gains",
     "head_kinds",
+    "histograms",
+    "layer_inputs",
+    "linear_layer",
     "long_term_decay",
     "lookup",
     "loss_by_position",
+    "losses_by_norm",
     "matrices",
     "merges",
     "nearest_tokens",
     "neurons",
+    "norm_times",
+    "number_tables",
     "online_softmax",
     "position_table",
     "rms",

@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from llama_viz.analysis import (
     RESIDUALS,
+    norm_names,
     normalized,
     pick,
     relative_size,
@@ -36,7 +37,7 @@ def rms(trace: xr.Dataset) -> Picture:
     require(trace, "rms")
     values = trace["rms"].values.astype(np.float64)
     tokens = [str(token) for token in trace["token"].values]
-    names = _norm_names(trace)
+    names = norm_names(trace)
     n_norms, n_positions = values.shape
 
     left, across, right = 0.2 + style.label_room(names), 2.35, 0.25
@@ -161,17 +162,6 @@ def _draw_growth(panel: Axes, values: np.ndarray) -> None:
     panel.set_axisbelow(True)
 
 
-def _norm_names(trace: xr.Dataset) -> list[str]:
-    """Each norm by its layer and by what it stands before."""
-    words = {"attention": "attention", "feed_forward": "feed-forward"}
-    return [
-        f"layer {layer} {words[kind]}" if kind in words else "final"
-        for layer, kind in zip(
-            trace["norm_layer"].values, trace["norm_kind"].values.astype(str), strict=True
-        )
-    ]
-
-
 def _what_stands_out(trace: xr.Dataset) -> str:
     """How the median grows, and the position and norm farthest from their neighbours."""
     values = trace["rms"].values.astype(np.float64)
@@ -184,5 +174,5 @@ def _what_stands_out(trace: xr.Dataset) -> str:
     token = style.shortened(str(trace["token"].values[position]))
     return (
         f"{growth}; farthest from it: position {trace['position'].values[position]}, {token}, "
-        f"{ratio[norm, position]:.2g} times the median at {_norm_names(trace)[norm]}"
+        f"{ratio[norm, position]:.2g} times the median at {norm_names(trace)[norm]}"
     )

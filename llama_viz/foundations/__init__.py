@@ -19,6 +19,12 @@ from llama_viz.foundations.attention_free import (
     attention_free,
     attention_free_weights,
 )
+from llama_viz.foundations.covariate_shift import (
+    DeepNetwork,
+    same_sign,
+    shift_per_step,
+    train_deep_network,
+)
 from llama_viz.foundations.feed_forward import (
     ACTIVATIONS,
     GATES,
@@ -29,12 +35,15 @@ from llama_viz.foundations.feed_forward import (
     silu,
     swish,
 )
+from llama_viz.foundations.norm_times import norm_times
 from llama_viz.foundations.normalization import (
     BatchNorm,
     LayerNorm,
     batch_norm,
+    before_and_after,
     invariances,
     layer_norm,
+    rms_norm,
 )
 from llama_viz.foundations.online_softmax import (
     OnlineSoftmax,
@@ -86,6 +95,7 @@ __all__ = [
     "BatchNorm",
     "Decoder",
     "DecoderLayer",
+    "DeepNetwork",
     "Encoder",
     "EncoderLayer",
     "GatedFeedForward",
@@ -105,6 +115,7 @@ __all__ = [
     "attention_free",
     "attention_free_weights",
     "batch_norm",
+    "before_and_after",
     "bert_parameters",
     "gelu",
     "half_split",
@@ -115,10 +126,12 @@ __all__ = [
     "layer_norm",
     "long_term_decay",
     "n_parameters",
+    "norm_times",
     "ntk_theta",
     "online_softmax",
     "relative_distances",
     "relu",
+    "rms_norm",
     "rotate_complex",
     "rotate_elementwise",
     "rotate_half_split",
@@ -127,11 +140,14 @@ __all__ = [
     "rotating",
     "rotation_angles",
     "rotation_matrix",
+    "same_sign",
     "saturation",
+    "shift_per_step",
     "silu",
     "sinusoidal_positions",
     "split_heads",
     "swish",
+    "train_deep_network",
     "wavelengths",
     "weigh",
 ]

@@ -1,4 +1,7 @@
-"""LayerNorm and BatchNorm: the same formula over another axis. RMSNorm is in model.py."""
+"""LayerNorm and BatchNorm: the same formula over another axis; RMSNorm beside them.
+
+LLaMA's own RMSNorm, with its gain, is a module in model.py; here it is a function like the others.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,11 @@ def layer_norm(x: Tensor, eps: float = 1e-5) -> Tensor:
     mean = x.mean(dim=-1, keepdim=True)
     variance = x.var(dim=-1, correction=0, keepdim=True)
     return standardize(x, mean, variance, eps)
+
+
+def rms_norm(x: Tensor, eps: float = 1e-5) -> Tensor:
+    """Divide each item by its root mean square; nothing is centred (Zhang and Sennrich 2019)."""
+    return x / torch.sqrt(x.square().mean(dim=-1, keepdim=True) + eps)
 
 
 def batch_norm(x: Tensor, eps: float = 1e-5) -> Tensor:
@@ -87,6 +95,31 @@ class BatchNorm(nn.Module):
         return standardize(x, mean, variance, self.eps) * self.gain + self.shift
 
 
+def before_and_after(
+    norm: Callable[[Tensor], Tensor],
+    x: Tensor,
+    weight: Tensor,
+    *,
+    shift: float = 1.0,
+    scale: float = 2.0,
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """The output before and after the norm's input, or a weight beside the norm, is changed.
+
+    norm is any norm, x is (..., feature), weight is (feature, feature). The third change adds a
+    shift that differs from feature to feature: 0 at the first, `shift` at the last. Returns both
+    outputs, (..., feature), for each change.
+    """
+    by_feature = shift * torch.linspace(0, 1, x.shape[-1], dtype=x.dtype, device=x.device)
+    after_weights = norm(x) @ weight.T
+    return {
+        "input x scale": (norm(x), norm(x * scale)),
+        "input + one constant": (norm(x), norm(x + shift)),
+        "input + a shift for each feature": (norm(x), norm(x + by_feature)),
+        "weights before the norm x scale": (norm(x @ weight.T), norm(x @ (weight * scale).T)),
+        "weights after the norm x scale": (after_weights, norm(x) @ (weight * scale).T),
+    }
+
+
 def invariances(
     norm: Callable[[Tensor], Tensor],
     x: Tensor,
@@ -95,25 +128,9 @@ def invariances(
     shift: float = 1.0,
     scale: float = 2.0,
 ) -> dict[str, float]:
-    """The largest change of the output when the input or a weight beside the norm is changed.
+    """The largest absolute change of the output for each change of before_and_after.
 
-    norm is any norm, x is (..., feature), weight is (feature, feature). The third change adds a
-    shift that differs from feature to feature: 0 at the first, `shift` at the last. Returns the
-    largest absolute change for each; about 0 is "does not notice".
+    About 0 is "does not notice".
     """
-    by_feature = shift * torch.linspace(0, 1, x.shape[-1], dtype=x.dtype, device=x.device)
-
-    def before(x: Tensor, weight: Tensor) -> Tensor:
-        return norm(x @ weight.T)
-
-    def after(x: Tensor, weight: Tensor) -> Tensor:
-        return norm(x) @ weight.T
-
-    changes = {
-        "input x scale": norm(x * scale) - norm(x),
-        "input + one constant": norm(x + shift) - norm(x),
-        "input + a shift for each feature": norm(x + by_feature) - norm(x),
-        "weights before the norm x scale": before(x, weight * scale) - before(x, weight),
-        "weights after the norm x scale": after(x, weight * scale) - after(x, weight),
-    }
-    return {name: float(change.abs().max()) for name, change in changes.items()}
+    outputs = before_and_after(norm, x, weight, shift=shift, scale=scale)
+    return {name: float((after - before).abs().max()) for name, (before, after) in outputs.items()}

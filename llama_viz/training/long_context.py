@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from llama_viz.checkpoints.loaded import empty_model
 from llama_viz.language_model import LanguageModel
 from llama_viz.training.batches import story_ids
-from llama_viz.training.stories import tell_story
+from llama_viz.training.stories import CONTEXT, tell_story
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +33,7 @@ def held_out_rows(tokenizer: Tokenizer, n_rows: int, length: int, *, seed: int =
     for _ in range(n_rows):
         ids: list[int] = []
         while len(ids) < length:
-            ids += story_ids(tell_story(number, seed=seed, held_out=True).text, tokenizer)
+            ids += story_ids(tell_story(number, seed=seed, held_out=True, context=max(CONTEXT, length)).text, tokenizer)
             number += 1
         rows.append(ids[:length])
     return torch.tensor(rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llama_viz.tokenizer import SPACE
-from llama_viz.training.stories import CHILDREN, COLOURS, OBJECTS, SETTINGS, WORDS
+from llama_viz.training.words import ANIMALS, CHILDREN, COLOURS, OBJECTS, SETTINGS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,7 +25,7 @@ def words_by_class() -> dict[str, list[str]]:
         "places": places,
         "colours": COLOURS,
         "objects": OBJECTS,
-        "animals": WORDS["animals"],
+        "animals": (animal for pair in ANIMALS for animal in pair),
         "prepositions": prepositions,
     }
     taken: set[str] = set()

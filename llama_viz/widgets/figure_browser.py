@@ -61,8 +61,7 @@ def _control(name: str, values: Sequence[Any]) -> ipywidgets.DOMWidget:
     values = list(values)
     if not values:
         raise ValueError(f"{name} has no values to choose from")
-    settings = {"options": values, "value": values[0], "description": name}
-    numbers = all(isinstance(value, int) for value in values)
-    if numbers:
-        return ipywidgets.SelectionSlider(**settings, continuous_update=True)
-    return ipywidgets.Dropdown(**settings)
+    settings = {"value": values[0], "description": name}
+    if all(isinstance(value, (int, float)) for value in values):
+        return ipywidgets.SelectionSlider(options=sorted(values), **settings)
+    return ipywidgets.Dropdown(options=values, **settings)
