@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
 
 def held_out_rows(tokenizer: Tokenizer, n_rows: int, length: int, *, seed: int = 0) -> Tensor:
-    """Held-out stories, one after another: ids of shape (row, position).
+    """Held-out stories told at the length of a row: ids of shape (row, position).
 
-    A row begins with a story and ends wherever its length is reached. Raises ValueError for no
+    A row begins with a story, goes on with another where that is shorter, and ends wherever its
+    length is reached. Raises ValueError for no
     rows or no positions.
     """
     if n_rows < 1 or length < 1:
@@ -33,7 +34,8 @@ def held_out_rows(tokenizer: Tokenizer, n_rows: int, length: int, *, seed: int =
     for _ in range(n_rows):
         ids: list[int] = []
         while len(ids) < length:
-            ids += story_ids(tell_story(number, seed=seed, held_out=True, context=max(CONTEXT, length)).text, tokenizer)
+            story = tell_story(number, seed=seed, held_out=True, context=max(CONTEXT, length))
+            ids += story_ids(story.text, tokenizer)
             number += 1
         rows.append(ids[:length])
     return torch.tensor(rows)

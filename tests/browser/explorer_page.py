@@ -30,6 +30,17 @@ TIMED = """async ([root, selector, event]) => {
 }"""
 
 
+# Wait until nothing more is drawn: what is picked is drawn in the next frame, or the one after.
+STILL = """async root => {
+  const frame = () => new Promise(done => requestAnimationFrame(done));
+  for (let before, still = 0; still < 4;) {
+    await frame();
+    still = before === root.dataset.drawn ? still + 1 : 0;
+    before = root.dataset.drawn;
+  }
+}"""
+
+
 class ExplorerPage:
     """One explorer that is shown; `root` is its element."""
 
@@ -49,8 +60,7 @@ class ExplorerPage:
 
     def settle(self) -> None:
         """Wait until what was asked for is drawn."""
-        self.page.evaluate("""() => new Promise(
-          done => requestAnimationFrame(() => requestAnimationFrame(() => done())))""")
+        self.root.evaluate(STILL)
 
     def wait(self, condition: str, **arguments: object) -> None:
         """Wait until an expression of root and the arguments holds."""

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import nbformat
 
+from tests.browser.explorer_page import STILL
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -81,8 +83,7 @@ class Opened:
 
     def settle(self) -> None:
         """Wait until what was asked for is drawn."""
-        self.page.evaluate("""() => new Promise(
-          done => requestAnimationFrame(() => requestAnimationFrame(done)))""")
+        self.root.evaluate(STILL)
 
     def pictures(self) -> dict[str, str]:
         """What each panel shows: its caption, its shapes, the pixels of its canvases."""

@@ -9,6 +9,7 @@ import nbformat
 from playwright.sync_api import sync_playwright
 
 from tests.browser.browser import launch
+from tests.browser.explorer_page import STILL
 from tests.browser.lab import Lab, Watch, jupyterlab
 
 if TYPE_CHECKING:
@@ -23,15 +24,6 @@ NOTEBOOK = "explorer.ipynb"
 PICTURE = """root => [root, ...root.querySelectorAll("canvas, svg")].map(node =>
   node.tagName === "CANVAS" ? node.toDataURL() : node.tagName === "svg" ? node.innerHTML : "")
   .join("\\n")"""
-
-STILL = """async root => {
-  const frame = () => new Promise(done => requestAnimationFrame(done));
-  for (let before, still = 0; still < 4;) {
-    await frame();
-    still = before === root.dataset.drawn ? still + 1 : 0;
-    before = root.dataset.drawn;
-  }
-}"""
 
 
 class Opened:

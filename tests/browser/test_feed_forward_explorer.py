@@ -55,8 +55,8 @@ def changed(before, after):
 
 def state(explorer, **expected):
     """Python has heard of it, too."""
+    explorer.settle()
     explorer.execute(
-        "import time\n"
         f"got = {{name: explorer.state[name] for name in {sorted(expected)!r}}}\n"
         f"assert got == {expected!r}, got"
     )
