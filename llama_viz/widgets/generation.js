@@ -562,7 +562,6 @@ class RotationPanel extends Panel {
     const angles = recording.angles[position];
     if (!angles) return this.say("Rotation angles were not recorded.");
     const { chart } = this;
-    const { about } = recording;
     this.nPairs = angles.length;
     this.pair = Math.min(this.pair, angles.length - 1);
     chart.resize(this.width, CHART_HEIGHT);
@@ -577,14 +576,16 @@ class RotationPanel extends Panel {
     angles.forEach((angle, pair) => {
       const x = ((pair % columns) + 0.5) * cellWidth;
       const y = Math.floor(pair / columns) * cellHeight + radius + 3;
-      const speed = frequency(about, pair);
-      this.clock(x, y, radius, angle, position ? speed : 0, pair);
+      const speed = frequency(angle, position);
+      this.clock(x, y, radius, angle, speed, pair);
       if (!writes) return;
       chart.text(x, y + radius + 11, `pair ${pair}`, "lv-tick", "middle");
-      chart.text(x, y + radius + 21, `θ ${brief(speed)}`, "lv-tick lv-small", "middle");
+      if (position) {
+        chart.text(x, y + radius + 21, `θ ${brief(speed)}`, "lv-tick lv-small", "middle");
+      }
     });
     chart.show(`${angles.length} clocks; arrow keys choose a pair`);
-    this.say(turnsInWords(about, position, this.pair, angles[this.pair]));
+    this.say(turnsInWords(position, this.pair, angles[this.pair]));
   }
 
   /** The hand stands at the angle; the wedge is what this one position has added. */
@@ -626,11 +627,12 @@ class RotationPanel extends Panel {
   }
 }
 
-/** How far a pair turns from one position to the next, in radians. */
-const frequency = (about, pair) => about.rope_theta ** ((-2 * pair) / about.head_dim);
+/** How far a pair turns from one position to the next, in radians: however RoPE is scaled. */
+const frequency = (angle, position) => (position ? angle / position : 0);
 
-function turnsInWords(about, position, pair, angle) {
-  const speed = frequency(about, pair);
+function turnsInWords(position, pair, angle) {
+  if (!position) return `Pair ${pair}: at position 0 nothing is turned.`;
+  const speed = frequency(angle, position);
   const turns = Math.floor(angle / (2 * Math.PI));
   const rest = angle - turns * 2 * Math.PI;
   const sum = `Pair ${pair}: position ${position} × θ ${brief(speed)} = ${brief(angle)} rad`;

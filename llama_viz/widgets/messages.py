@@ -73,7 +73,6 @@ def describe(trace: xr.Dataset) -> dict[str, Any]:
         "n_kv_heads": config.n_kv_heads,
         "kv_head_of_head": config.kv_head_of_head,
         "head_dim": config.head_dim,
-        "rope_theta": config.rope_theta,
         "norm_layer": trace["norm_layer"].values.tolist() if has_norms else [],
         "norm_kind": trace["norm_kind"].values.tolist() if has_norms else [],
         "item_bytes": ITEMSIZE.get(trace.attrs["dtype"]),
