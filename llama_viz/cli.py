@@ -1,4 +1,4 @@
-"""The command line: llama-viz lab | generate | inspect | export | fetch | train."""
+"""The command line: llama-viz lab | generate | inspect | export | map | fetch | train."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+MAP_SUFFIXES = (".pdf", ".png", ".svg")
 FIRST_NOTEBOOK = CHECKOUT / "notebooks" / "00_start_here.ipynb"
 
 # What a shell reports of a program that Ctrl-C ended, and of one whose reader went away.
@@ -86,6 +87,10 @@ def command_line() -> argparse.ArgumentParser:
     )
     export.set_defaults(run=run_export, passes_on=False)
 
+    sheet = commands.add_parser("map", help="write the map of the notebooks, one page to print")
+    sheet.add_argument("path", help="where to: a path ending in .pdf, .png or .svg")
+    sheet.set_defaults(run=run_map, passes_on=False)
+
     fetch = commands.add_parser("fetch", help="bring a model from the network into the cache")
     fetch.add_argument("name", help="smollm2-135m, or hub:OWNER/NAME from the Hugging Face hub")
     fetch.set_defaults(run=run_fetch, passes_on=False)
@@ -154,6 +159,20 @@ def run_export(options: argparse.Namespace, others: list[str]) -> None:
         raise unknown_name("explorer", options.explorer, EXPLORERS)
     EXPLORERS[options.explorer](load_trace(options.trace)).save(options.path)
     print(options.path)
+
+
+def run_map(options: argparse.Namespace, others: list[str]) -> None:
+    """Draw the map of the suite into a file that was not there before, or take its place."""
+    from llama_viz.figures.suite import suite_map
+    from llama_viz.files import written_whole
+
+    path = Path(options.path)
+    suffix = path.suffix.lower()
+    if suffix not in MAP_SUFFIXES:
+        raise ValueError(f"a map ends in {', '.join(MAP_SUFFIXES)}, got {str(path)!r}")
+    with written_whole(path) as unfinished:
+        suite_map().savefig(unfinished, format=suffix[1:])
+    print(path)
 
 
 def run_fetch(options: argparse.Namespace, others: list[str]) -> None:

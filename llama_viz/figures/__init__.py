@@ -35,6 +35,7 @@ from llama_viz.figures.positions import (
     wavelengths,
 )
 from llama_viz.figures.rotary import rotation_angles, score_by_pair
+from llama_viz.figures.suite import suite_map
 from llama_viz.figures.tables import linear_layer, number_tables
 from llama_viz.figures.text import token_probabilities
 from llama_viz.figures.tokens import embedding_share, merges, sequence_lengths
@@ -81,6 +82,7 @@ __all__ = [
     "score_by_distance",
     "score_by_pair",
     "sequence_lengths",
+    "suite_map",
     "token_probabilities",
     "training_run",
     "turned_pair",
