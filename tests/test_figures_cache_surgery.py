@@ -28,8 +28,8 @@ def test_each_column_has_the_probabilities_of_the_same_tokens():
     rows = [text.get_text() for text in first.get_yticklabels()]
     assert rows == ["▁red", "$blue$", "▁truck"]  # the two likeliest of each, likeliest first
     for name, values in (("as it was", BEFORE), ("drop", DROPPED), ("nothing", BEFORE)):
-        widths = [bar.get_width() for bar in panel(figure, name).patches]
-        np.testing.assert_allclose(widths, values[[0, 1, 3]], rtol=1e-6)
+        bars = named(panel(figure, name).collections, "probability").get_segments()
+        np.testing.assert_allclose([end for _, (end, _) in bars], values[[0, 1, 3]], rtol=1e-6)
         assert panel(figure, name).get_xlim() == (0, 1)
 
 

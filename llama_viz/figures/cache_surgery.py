@@ -56,7 +56,8 @@ def next_token_after(
     for number, (name, values) in enumerate(columns.items()):
         panel = figure.panel(name, left + number * (across + gap), bottom, across, up)
         colour = style.QUIET if name == BEFORE else style.QUALITATIVE[0]
-        panel.barh(range(len(rows)), values[rows], 0.72, color=colour, gid="probability")
+        bars = panel.hlines(range(len(rows)), 0, values[rows], color=colour, lw=0.72 * 72 * ROW)
+        bars.set(gid="probability", capstyle="butt")
         panel.set_xlim(0, 1)
         panel.set_ylim(len(rows) - 0.5, -0.5)
         style.label_axis(panel.yaxis, names, range(len(rows)))
