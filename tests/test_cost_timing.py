@@ -106,3 +106,13 @@ def test_the_stored_measurement_is_fitted_by_its_five_numbers():
         for five in way.values():
             assert five == sorted(five)
             assert len(five) == 5
+
+
+def test_what_is_stored_says_how_it_was_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "data_folder", lambda: tmp_path)
+    files.store_measurement("cache_time", runs=3, seconds={"with": {16: [0.5]}})
+    stored = files.measurement("cache_time")
+    assert list(stored) == ["command", "processor", "runs", "seconds"]
+    assert stored["command"] == "python benchmarks/cache_time.py"
+    assert stored["processor"]
+    assert stored["seconds"] == {"with": {"16": [0.5]}}
