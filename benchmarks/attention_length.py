@@ -9,17 +9,14 @@ the processor's time: what else the machine does hardly counts.
 
 from __future__ import annotations
 
-import json
-import platform
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llama_viz.files import data_folder, written_whole
+from llama_viz.files import store_measurement
 from llama_viz.foundations import attend, attention_by_blocks, attention_by_rows
 from llama_viz.model import causal_mask
 
@@ -67,14 +64,6 @@ def fastest(run: Callable[[], Tensor]) -> float:
     return min(taken)
 
 
-def processor() -> str:
-    """The name of the processor, where the system tells it."""
-    listing = Path("/proc/cpuinfo")
-    lines = listing.read_text().splitlines() if listing.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return next(iter(names), platform.processor() or platform.machine())
-
-
 def main() -> None:
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
@@ -87,21 +76,16 @@ def main() -> None:
             with torch.no_grad():
                 seconds[name][length] = fastest(lambda: way(query, key, value))  # noqa: B023
         print(length, {name: f"{1000 * taken[length]:.3f} ms" for name, taken in seconds.items()})
-    made = {
-        "command": "python benchmarks/attention_length.py",
-        "processor": processor(),
-        "threads": 1,
-        "torch": torch.__version__,
-        "head_dim": HEAD_DIM,
-        "seconds": {
+    store_measurement(
+        "attention_length",
+        threads=1,
+        torch=torch.__version__,
+        head_dim=HEAD_DIM,
+        seconds={
             name: {length: float(f"{value:.3g}") for length, value in taken.items()}
             for name, taken in seconds.items()
         },
-    }
-    path = data_folder() / "measurements" / "attention_length.json"
-    path.parent.mkdir(exist_ok=True)
-    with written_whole(path) as unfinished:
-        unfinished.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+    )
 
 
 if __name__ == "__main__":

@@ -9,14 +9,10 @@ in seconds. Beside it stands what each of PyTorch's calls consists of.
 
 from __future__ import annotations
 
-import json
-import platform
-from pathlib import Path
-
 import torch
 from torch.profiler import profile
 
-from llama_viz.files import data_folder, written_whole
+from llama_viz.files import store_measurement
 from llama_viz.foundations.norm_times import norm_times, ways
 
 FEATURES = (128, 4096)
@@ -25,14 +21,6 @@ SECONDS = 3.0
 # The operation that does the work of each call, and what only makes room or looks at types there.
 WORK = {"aten::native_layer_norm", "aten::_fused_rms_norm"}
 BOOKKEEPING = {"empty", "empty_like", "result_type", "to", "type_as", "contiguous", "view"}
-
-
-def processor() -> str:
-    """The name of the processor, where the system tells it."""
-    listing = Path("/proc/cpuinfo")
-    lines = listing.read_text().splitlines() if listing.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return next(iter(names), platform.processor() or platform.machine())
 
 
 def operations(dim: int = 4096) -> dict[str, list[str]]:
@@ -53,25 +41,20 @@ def main() -> None:
     times = {str(dim): norm_times(dim, ITEMS, seconds=SECONDS) for dim in FEATURES}
     for dim, taken in times.items():
         print(dim, taken)
-    made = {
-        "command": "python benchmarks/norm_times.py",
-        "processor": processor(),
-        "threads": 1,
-        "torch": torch.__version__,
-        "items": ITEMS,
-        "operations": operations(),
-        "seconds": {
+    store_measurement(
+        "norm_times",
+        threads=1,
+        torch=torch.__version__,
+        items=ITEMS,
+        operations=operations(),
+        seconds={
             dim: {
                 way: {name: float(f"{value:.3g}") for name, value in norms.items()}
                 for way, norms in taken.items()
             }
             for dim, taken in times.items()
         },
-    }
-    path = data_folder() / "measurements" / "norm_times.json"
-    path.parent.mkdir(exist_ok=True)
-    with written_whole(path) as unfinished:
-        unfinished.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+    )
 
 
 if __name__ == "__main__":

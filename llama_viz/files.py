@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,3 +85,21 @@ def measurement(name: str) -> dict[str, Any]:
     path = data_folder() / "measurements" / f"{name}.json"
     stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return stored
+
+
+def store_measurement(name: str, **measured: Any) -> None:
+    """Store what a command in benchmarks/ has measured, with the command and the processor."""
+    command = f"python benchmarks/{name}.py"
+    path = data_folder() / "measurements" / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    made = {"command": command, "processor": _processor(), **measured}
+    with written_whole(path) as unfinished:
+        unfinished.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+
+
+def _processor() -> str:
+    """The name of the processor, where the system tells it."""
+    listing = Path("/proc/cpuinfo")
+    lines = listing.read_text().splitlines() if listing.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(iter(names), platform.processor() or platform.machine())

@@ -139,6 +139,8 @@ TERMS: dict[str, Term] = {
         # The cache and grouped heads
         Term("prefill", "The first pass: all tokens of the prompt at once."),
         Term("decode", "The later passes: one new token each."),
+        Term("attention sink", "A position, often the first, on which heads rest that have nothing "
+             "to look for.", "Xiao et al. 2023"),
         Term("KV cache", "The keys and values of all earlier positions, kept so that they are not "
              "computed again."),
         Term("MHA", "Multi-head attention: each query head has a key/value head of its own.",

@@ -1,7 +1,8 @@
 """What a LLaMA costs: arithmetic, bytes and arithmetic intensity, as formulas and counted.
 
 `forward` is one pass by formula and `count` the same pass of a real model, counted while it runs;
-`generation` is all steps of a text. `most_held` is the memory that any computation needs at once.
+`generation` is all steps of a text. `most_held` is the memory that any computation needs at once,
+`step_times` how long a step takes with a KV cache and without, `fit_steps` a curve for each.
 `memory` and its companions say what fits where, `DEVICES` and
 `measure_device` how fast it can go there, `memory_per_arithmetic` what Shazeer (2019) derived.
 """
@@ -42,15 +43,19 @@ from llama_viz.cost.ratios import (
 
 __all__ = [
     "DEVICES", "GB", "GIB", "PARTS", "PUBLISHED", "Cost", "Costs", "Device", "Grouping", "Memory",
-    "Published", "count", "counted_memory_per_arithmetic", "fits", "forward", "generation",
-    "grouping_saves", "largest_batch", "largest_context", "measure_device", "memory",
-    "memory_per_arithmetic", "most_held", "parameters", "step_coefficients", "ungrouped",
+    "Published", "StepFit", "count", "counted_memory_per_arithmetic", "fit_steps", "fits",
+    "forward", "generation", "grouping_saves", "largest_batch", "largest_context",
+    "measure_device", "memory", "memory_per_arithmetic", "most_held", "parameters",
+    "step_coefficients", "step_times", "ungrouped",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    """Counting needs torch, the formulas do not: it is loaded at first use."""
-    modules = {"count": "counting", "most_held": "held"}
+    """Counting and timing need torch, the formulas do not: they are loaded at first use."""
+    modules = {
+        "count": "counting", "most_held": "held", "fit_steps": "timing",
+        "step_times": "timing", "StepFit": "timing",
+    }  # fmt: skip
     if name not in modules:
         raise AttributeError(f"module 'llama_viz.cost' has no attribute {name!r}")
     return getattr(import_module(f"llama_viz.cost.{modules[name]}"), name)

@@ -8,6 +8,11 @@ from __future__ import annotations
 
 from llama_viz.exercises.attention import attention_row, farthest_head, score_bytes
 from llama_viz.exercises.grading import NOT_YET, Verdict
+from llama_viz.exercises.kv_cache import (
+    batch_cache_bytes,
+    most_missed_position,
+    scores_computed,
+)
 from llama_viz.exercises.normalization import (
     largest_addition,
     rms_norm_by_hand,
@@ -22,13 +27,16 @@ __all__ = [
     "Verdict",
     "angle_applied",
     "attention_row",
+    "batch_cache_bytes",
     "cache_bytes",
     "farthest_head",
     "first_merge",
     "head_that_looks",
     "largest_addition",
+    "most_missed_position",
     "rms_norm_by_hand",
     "score_bytes",
+    "scores_computed",
     "strongest_pair",
     "surprise",
     "table_parameters",

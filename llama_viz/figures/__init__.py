@@ -16,6 +16,13 @@ from llama_viz.figures.attention_parts import (
     vectors,
 )
 from llama_viz.figures.cache import cache_growth, with_and_without_cache
+from llama_viz.figures.cache_steps import (
+    next_token_targets,
+    scores_by_step,
+    time_by_length,
+    work_by_step,
+)
+from llama_viz.figures.cache_surgery import loss_by_rows_kept, next_token_after
 from llama_viz.figures.check import FigureMismatch, check
 from llama_viz.figures.comparison import comparison
 from llama_viz.figures.covariate_shift import layer_inputs, losses_by_norm
@@ -65,11 +72,14 @@ __all__ = [
     "long_term_decay",
     "lookup",
     "loss_by_position",
+    "loss_by_rows_kept",
     "losses_by_norm",
     "matrices",
     "merges",
     "nearest_tokens",
     "neurons",
+    "next_token_after",
+    "next_token_targets",
     "norm_times",
     "number_tables",
     "online_softmax",
@@ -81,8 +91,10 @@ __all__ = [
     "saturation",
     "score_by_distance",
     "score_by_pair",
+    "scores_by_step",
     "sequence_lengths",
     "suite_map",
+    "time_by_length",
     "token_probabilities",
     "training_run",
     "turned_pair",
@@ -91,4 +103,5 @@ __all__ = [
     "wavelengths",
     "with_and_without_cache",
     "word_map",
+    "work_by_step",
 ]
