@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from llama_viz.exercises.attention import attention_row, farthest_head, score_bytes
 from llama_viz.exercises.grading import NOT_YET, Verdict
+from llama_viz.exercises.next_token import effective_choices, times_as_likely, tokens_kept
 from llama_viz.exercises.normalization import (
     largest_addition,
     rms_norm_by_hand,
@@ -23,6 +24,7 @@ __all__ = [
     "angle_applied",
     "attention_row",
     "cache_bytes",
+    "effective_choices",
     "farthest_head",
     "first_merge",
     "head_that_looks",
@@ -32,7 +34,9 @@ __all__ = [
     "strongest_pair",
     "surprise",
     "table_parameters",
+    "times_as_likely",
     "token_count",
+    "tokens_kept",
     "wavelength",
     "what_attention_reads",
 ]
