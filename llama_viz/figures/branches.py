@@ -43,7 +43,7 @@ def branches(traces: Mapping[str, xr.Dataset]) -> Picture:
     parted = [parting(runs[0], run) if number else 0 for number, run in enumerate(runs)]
 
     left = 0.3 + max(style.text_width(name, style.SMALL) for name in traces)
-    right, up, gap, bottom = 0.95, 1.9, 0.55, 0.6
+    right, up, gap, bottom = 0.95, 1.9, 0.35, 0.6
     wide = style.WIDTH - left - right
     cell, high = wide / n_steps, ROW * len(runs)
     figure = Picture("a run and its branches", style.WIDTH,
@@ -91,7 +91,7 @@ def branches(traces: Mapping[str, xr.Dataset]) -> Picture:
     for (name, end), look, height in zip(
         ends.items(), style.distinct(len(runs)), heights, strict=True
     ):
-        below.annotate(f"{end:.2f}", (n_steps - 0.5, height), (6, 0), va="center",
+        below.annotate(f"{end:.2f}".replace("-", "−"), (n_steps - 0.5, height), (6, 0), va="center",
                        textcoords="offset points", color=look.colour, size=style.SMALL,
                        annotation_clip=False, gid=f"end of {name} (measured)")  # fmt: skip
     below.set_xlim(-0.5, n_steps - 0.5)

@@ -18,7 +18,7 @@ CAME = style.QUALITATIVE[1]
 
 
 @styled
-def logit_lens(trace: xr.Dataset, *, first: int = 0, count: int = 13) -> Picture:
+def logit_lens(trace: xr.Dataset, *, first: int = 0, count: int = 11) -> Picture:
     """The likeliest next token if the output head read the stream after each layer.
 
     A row for each layer, the last one on top, which is the model's own output; a column for each

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
 
+SCALES = (0.1, 0.2, 0.5, 1.0)  # where a probability axis may end
 MODEL, DRAWN, CAME = style.LINE, style.QUALITATIVE[0], style.QUALITATIVE[1]
 
 
@@ -27,8 +28,8 @@ def sampling_distribution(
     """What the next token is drawn from, beside what the model said; the likeliest on the left.
 
     model and drawn are probabilities (vocabulary,), tokens the vocabulary's labels. The `count`
-    likeliest tokens have columns, all others share the last one. A token that is not kept has a
-    quiet label. Raises ValueError where the three differ in length.
+    likeliest tokens have columns; what all others have together is written beside them. A token
+    that is not kept has a pale label. Raises ValueError where the three differ in length.
     """
     before, after = (np.asarray(numbers, dtype=np.float64).ravel() for numbers in (model, drawn))
     if not len(before) == len(after) == len(tokens):
@@ -39,16 +40,10 @@ def sampling_distribution(
     order = np.argsort(-before, kind="stable")
     best, rest = order[:count], order[count:]
     labels = [style.shortened(str(tokens[index])) for index in best]
-    heights = [[*numbers[best]] for numbers in (before, after)]
-    kept = [*(after[best] > 0)]
-    if len(rest):
-        labels.append(f"{len(rest):,} others")
-        for column, numbers in zip(heights, (before, after), strict=True):
-            column.append(numbers[rest].sum())
-        kept.append((after[rest] > 0).any())
+    heights = before[best], after[best]
 
     left, up = 0.75, 2.1
-    bottom = 0.25 + style.label_room(labels)
+    bottom = 0.2 + style.label_room(labels)
     wide = style.WIDTH - left - 0.2
     figure = Picture("what the next token is drawn from", style.WIDTH,
                      bottom + up + 0.1 + style.HEADING)  # fmt: skip
@@ -58,13 +53,23 @@ def sampling_distribution(
     place = np.arange(len(labels))
     panel.bar(place - 0.2, heights[0], 0.38, color=MODEL, gid="the model", label="the model")
     panel.bar(place + 0.2, heights[1], 0.38, color=DRAWN, gid="drawn from", label="drawn from")
-    panel.set_ylim(0, 1)
+    # One of a few scales, so that a slider does not move the axis all the time.
+    highest = max(float(values.max()) for values in heights)
+    panel.set_ylim(0, next(limit for limit in SCALES if highest <= limit + 1e-6))
     panel.set_ylabel("probability")
     panel.set_xlim(-0.6, max(len(labels), 6) - 0.4)
     style.label_axis(panel.xaxis, labels, place.tolist())
-    for label, is_kept in zip(panel.get_xticklabels(), kept, strict=True):
-        label.set_color(style.INK if is_kept else style.LINE)
-    panel.legend(frameon=False, loc="upper right", fontsize=style.SMALL).set_gid("legend")
+    for label, kept in zip(panel.get_xticklabels(), heights[1], strict=True):
+        label.set_color(style.INK if kept > 0 else style.LINE)
+    legend = panel.legend(frameon=False, loc="upper right", fontsize=style.SMALL)
+    legend.set_gid("legend")
+    if len(rest):
+        shares = [f"{numbers[rest].sum():.3f}" for numbers in (before, after)]
+        panel.text(
+            1, 0.7, f"the {len(rest):,} others together:\n{shares[0]}, drawn {shares[1]}",
+            transform=panel.transAxes, ha="right", va="top", color=style.QUIET, size=style.SMALL,
+            linespacing=1.4, gid="others (measured)",
+        )  # fmt: skip
     return figure
 
 
@@ -114,11 +119,16 @@ def kept_along(
     """What top-k and top-p keep along a text: how many tokens, and how much probability.
 
     Above the number of tokens that each keeps, below the probability that these have together.
-    Temperature is 1. `count` tokens from position `first` on; ValueError where it is not there.
+    Temperature is 1. `count` tokens from position `first` on. Raises ValueError for a first
+    position that is not there, and for a top_k or top_p that keeps nothing.
     """
     probability = token_probability(trace)
     tokens, chosen = _window(probability, first, count)
     ranked = ranked_probabilities(trace).values[np.array(chosen) - 1]
+    if not 1 <= top_k <= ranked.shape[-1]:
+        raise ValueError(f"top_k must be from 1 to {ranked.shape[-1]}, got {top_k!r}")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p must be above 0 and at most 1, got {top_p!r}")
     total = ranked.cumsum(axis=-1)
     # The smallest set that reaches top_p: all tokens before which less than that was there.
     n_kept = ((total - ranked) < top_p).sum(axis=-1)
@@ -132,7 +142,7 @@ def kept_along(
     bottom = 0.2 + style.label_room([style.shortened(token) for token in tokens])
     wide = style.WIDTH - left - 0.2
     figure = Picture("what top-k and top-p keep", style.WIDTH,
-                     bottom + 2 * up + gap + 0.65 + style.HEADING)  # fmt: skip
+                     bottom + 2 * up + gap + 0.55 + style.HEADING)  # fmt: skip
     figure.heading("The same number everywhere, or the same probability?",
                    "what each keeps of the model's distribution before a token came")  # fmt: skip
     for number, (title, heights) in enumerate(numbers.items()):
