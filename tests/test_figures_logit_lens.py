@@ -26,15 +26,14 @@ def test_cells_hold_the_likeliest_token_and_its_probability(trace):
     tokens = [text.get_text() for text in axes.texts]
     assert tokens == [str(token) for token in trace.lens_token.values[:, 2:7, 0].ravel()]
     assert image.origin == "lower"  # the last layer on top
-    assert [label.get_text() for label in axes.get_yticklabels()][0] == "after layer 0"
+    assert axes.get_yticklabels()[0].get_text() == "after layer 0"
 
 
 def test_frames_mark_what_came_next(trace):
     figure = figures.logit_lens(trace, first=2, count=5)
-    frames = {
-        (int(patch.get_y() + 0.5), int(patch.get_x() + 0.5))
-        for patch in panel(figure, "lens").patches
-    }
+    (drawn,) = panel(figure, "lens").collections
+    centres = [path.vertices[:4].mean(axis=0) for path in drawn.get_paths()]
+    frames = {(int(layer), int(position)) for position, layer in centres}
     hits = np.argwhere(analysis.rank_in_lens(trace).values[:, 2:7] == 0)
     assert frames == {tuple(hit) for hit in hits.tolist()}
     assert {(2, column) for column in range(5)} <= frames  # greedy writes the last layer's best

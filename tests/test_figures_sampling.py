@@ -40,7 +40,7 @@ def test_columns_are_in_the_order_of_the_model():
     figure = figures.sampling_distribution(SMALL.softmax(-1), drawn, TOKENS, detail="after x")
     axes = panel(figure, "probabilities")
     heights = {
-        name: [bar.get_height() for bar in named(axes.patches, name)]
+        name: [top for (_, _), (_, top) in named(axes.collections, name)[0].get_segments()]
         for name in ("the model", "drawn from")
     }
     np.testing.assert_allclose(heights["the model"], [1 / 2, 1 / 4, 1 / 8, 1 / 8], atol=1e-6)
@@ -58,7 +58,7 @@ def test_those_without_a_column_are_summed_up():
     drawn = Sampling(temperature=1.0, top_k=18).distribution(model.log())
     figure = figures.sampling_distribution(model, drawn, [str(i) for i in range(20)])
     axes = panel(figure, "probabilities")
-    assert len(named(axes.patches, "drawn from")) == 16
+    assert len(named(axes.collections, "drawn from")[0].get_segments()) == 16
     (others,) = named(axes.texts, "others (measured)")
     before, after = (4 + 3 + 2 + 1) / 210, (4 + 3) / 207
     assert others.get_text() == f"the 4 others together:\n{before:.3f}, drawn {after:.3f}"

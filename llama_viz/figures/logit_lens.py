@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.patches import Rectangle
+from matplotlib.collections import PolyCollection
 
 from llama_viz.analysis import rank_in_lens, require, written_ids
 from llama_viz.figures import style
@@ -58,11 +58,11 @@ def logit_lens(trace: xr.Dataset, *, first: int = 0, count: int = 11) -> Picture
             ha="center", va="center_baseline", color="white" if value > 0.5 else style.INK,
             gid="token",
         )  # fmt: skip
-        if hits[layer, position]:
-            panel.add_patch(Rectangle(
-                (position - 0.5, layer - 0.5), 1, 1, fill=False, edgecolor=CAME, lw=1.8,
-                clip_on=False, gid="came next",
-            ))  # fmt: skip
+    corners = np.array([(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)])
+    panel.add_collection(PolyCollection(
+        [corners + place for place in np.argwhere(hits)[:, ::-1]],
+        facecolors="none", edgecolors=CAME, linewidths=1.8, clip_on=False, gid="came next",
+    ))  # fmt: skip
     for spine in panel.spines.values():
         spine.set_visible(False)
     style.label_axis(panel.xaxis, [style.shortened(token) for token in read], range(n_columns))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from llama_viz.analysis import next_token_entropy, ranked_probabilities, token_probability
@@ -51,18 +52,23 @@ def sampling_distribution(
     figure.heading(f"{n_kept:,} of {len(tokens):,} tokens are kept", detail)
     panel = figure.panel("probabilities", left, bottom, wide, up)
     place = np.arange(len(labels))
-    panel.bar(place - 0.2, heights[0], 0.38, color=MODEL, gid="the model", label="the model")
-    panel.bar(place + 0.2, heights[1], 0.38, color=DRAWN, gid="drawn from", label="drawn from")
+    across = max(len(labels), 6) + 0.2
+    for name, values, colour, aside in (
+        ("the model", heights[0], MODEL, -0.2), ("drawn from", heights[1], DRAWN, 0.2),
+    ):  # fmt: skip
+        panel.vlines(place + aside, 0, values, color=colour,
+                     lw=0.38 * 72 * wide / across).set_gid(name)  # fmt: skip
     # One of a few scales, so that a slider does not move the axis all the time.
     highest = max(float(values.max()) for values in heights)
     panel.set_ylim(0, next(limit for limit in SCALES if highest <= limit + 1e-6))
     panel.set_ylabel("probability")
-    panel.set_xlim(-0.6, max(len(labels), 6) - 0.4)
+    panel.set_xlim(-0.6, across - 0.6)
     style.label_axis(panel.xaxis, labels, place.tolist())
     for label, kept in zip(panel.get_xticklabels(), heights[1], strict=True):
         label.set_color(style.INK if kept > 0 else style.LINE)
-    legend = panel.legend(frameon=False, loc="upper right", fontsize=style.SMALL)
-    legend.set_gid("legend")
+    handles = [Patch(color=MODEL, label="the model"), Patch(color=DRAWN, label="drawn from")]
+    panel.legend(handles=handles, frameon=False, loc="upper right",
+                 fontsize=style.SMALL).set_gid("legend")  # fmt: skip
     if len(rest):
         shares = [f"{numbers[rest].sum():.3f}" for numbers in (before, after)]
         panel.text(
