@@ -387,6 +387,113 @@ def token_probability(trace: xr.Dataset) -> xr.DataArray:
     )
 
 
+def next_token_entropy(trace: xr.Dataset) -> xr.DataArray:
+    """The entropy of the next token's distribution at every position, in nats.
+
+    -sum of p ln p over the vocabulary (Shannon 1948), from the recorded logits; the recorded
+    entropy has it for the last position of each step. Returns (position).
+    """
+    probability = ranked_probabilities(trace).values
+    # What was rounded to 0 adds nothing: p ln p goes to 0 with p.
+    logarithm = np.log(probability, out=np.zeros_like(probability), where=probability > 0)
+    return xr.DataArray(
+        -(probability * logarithm).sum(axis=-1) + 0.0,
+        _coordinates(trace, "position"),
+        ("position",),
+        "next_token_entropy",
+        {"long_name": "entropy of the next token", "units": "nat"},
+    )
+
+
+def ranked_probabilities(trace: xr.Dataset) -> xr.DataArray:
+    """The probabilities of the next token at every position, the likeliest first.
+
+    The softmax of the recorded logits. Returns (position, rank); every row adds up to one.
+    """
+    require(trace, "logits")
+    logits = trace["logits"].values.astype(np.float64)
+    probability = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    probability /= probability.sum(axis=-1, keepdims=True)
+    return xr.DataArray(
+        -np.sort(-probability, axis=-1),
+        _coordinates(trace, "position") | {"rank": np.arange(logits.shape[-1])},
+        ("position", "rank"),
+        "ranked_probabilities",
+        {"long_name": "probability of the next token, by rank"},
+    )
+
+
+def rank_in_lens(trace: xr.Dataset) -> xr.DataArray:
+    """The rank that the logit lens gives to the token that came next, after every layer.
+
+    0 is the likeliest; NaN where it is not among the ranks that were kept (record with
+    n_candidates as large as the vocabulary to have them all), and where no token came next.
+    Returns (layer, position).
+    """
+    require(trace, "lens_id", "token")
+    came = np.full(trace.sizes["position"], -1)
+    ids = written_ids(trace)[1:]
+    came[: len(ids)] = ids
+    found = trace["lens_id"].values == came[:, None]
+    rank = np.where(found.any(axis=-1), found.argmax(axis=-1), np.nan)
+    return xr.DataArray(
+        rank,
+        _coordinates(trace, "layer", "position"),
+        ("layer", "position"),
+        "rank_in_lens",
+        {"long_name": "rank of the token that came next, read after each layer"},
+    )
+
+
+def written_ids(trace: xr.Dataset) -> np.ndarray:
+    """The ids of the whole text: those that passed through the model, and the one written last."""
+    require(trace, "token")
+    ids = trace["token_id"].values
+    n_prompt = len(trace.attrs["prompt_ids"])
+    if "sampled_id" in trace and trace.sizes["step"] == len(ids) - n_prompt + 1:
+        ids = np.append(ids, trace["sampled_id"].values[-1])
+    return ids
+
+
+def repeated_share(trace: xr.Dataset, *, length: int = 4) -> float:
+    """How much of a text was there before: the share of its runs of `length` tokens, from 0 to 1.
+
+    Raises ValueError for a text that is shorter than that.
+    """
+    ids = written_ids(trace)
+    if not 1 <= length <= len(ids):
+        raise ValueError(f"length must be from 1 to the text's {len(ids)} tokens, got {length}")
+    runs = [tuple(ids[start : start + length]) for start in range(len(ids) - length + 1)]
+    return 1 - len(set(runs)) / len(runs)
+
+
+class Repeat(NamedTuple):
+    """A run of `length` tokens that a text says twice: where it begins both times."""
+
+    first: int
+    again: int
+    length: int
+
+
+def longest_repeat(trace: xr.Dataset) -> Repeat:
+    """The longest run of tokens that comes again in a text, without overlapping itself.
+
+    Of equals, one whose first time ends earliest; its length is 0 where no token comes twice.
+    """
+    ids = written_ids(trace)
+    best = Repeat(0, 0, 0)
+    # lengths[j] is how long the runs that end before i and before j are alike.
+    lengths = np.zeros(len(ids) + 1, dtype=np.int64)
+    for i in range(1, len(ids) + 1):
+        for j in range(len(ids), i, -1):
+            is_same = ids[i - 1] == ids[j - 1]
+            lengths[j] = min(lengths[j - 1] + 1, j - i) if is_same else 0
+            if lengths[j] > best.length:
+                length = int(lengths[j])
+                best = Repeat(i - length, j - length, length)
+    return best
+
+
 class LookBack(NamedTuple):
     """A head that looks at an earlier token, and that token is written next."""
 

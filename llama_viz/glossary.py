@@ -173,11 +173,13 @@ TERMS: dict[str, Term] = {
              "likelier, above 1 evens them out."),
         Term("top-k", "Draw from the k likeliest tokens only.", "Fan et al. 2018"),
         Term("top-p", "Draw from the likeliest tokens that together reach probability p.",
-             "Holtzman et al. 2019"),
+             "Holtzman et al. 2020"),
+        Term("surprise", "Minus the logarithm of a token's probability: in nats with the natural "
+             "logarithm, in bits with that to base 2.", "Shannon 1948"),
         Term("entropy", "The mean surprise of a distribution, in nats: 0 is certain.",
              "Shannon 1948"),
-        Term("perplexity", "e to the mean loss: among so many equally likely tokens the model "
-             "chooses, as it were."),
+        Term("perplexity", "e to the mean surprise: among so many equally likely tokens the model "
+             "chooses, as it were.", "Jelinek et al. 1977"),
         Term("logit lens", "The final norm and the output head applied to the stream after an "
              "earlier layer.", "nostalgebraist 2020"),
     )

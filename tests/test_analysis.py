@@ -572,3 +572,112 @@ def test_favourites_that_cannot_be_told_are_refused(trace):
         analysis.favourite_positions(
             [trace, lv.record_forward(small, [1, 2])], layer=0, neuron=0
         )  # fmt: skip
+
+
+# The next token
+
+
+def test_entropy_is_minus_the_sum_of_p_ln_p(run):
+    _, trace = run
+    entropy = analysis.next_token_entropy(trace)
+    assert entropy.dims == ("position",)
+    logits = torch.tensor(trace.logits.values, dtype=torch.float64)
+    truth = torch.distributions.Categorical(logits=logits).entropy()
+    np.testing.assert_allclose(entropy, truth, rtol=1e-12)
+    # The last position of each step has it recorded, from probabilities in float32.
+    np.testing.assert_allclose(entropy.values[11:], trace.entropy, atol=1e-5)
+
+
+def test_the_entropy_of_what_is_even_and_of_what_is_certain(trace):
+    logits = trace.logits.copy(deep=True)
+    logits[0], logits[1] = 3.0, -1e4
+    logits[1, 7] = 0.0
+    entropy = analysis.next_token_entropy(trace.assign(logits=logits))
+    assert entropy.values[0] == pytest.approx(math.log(120), rel=1e-12)
+    assert entropy.values[1] == 0
+
+
+def test_ranked_probabilities_are_the_softmax_in_order(trace):
+    ranked = analysis.ranked_probabilities(trace)
+    logits = torch.tensor(trace.logits.values, dtype=torch.float64)
+    truth = logits.softmax(dim=-1).sort(descending=True).values
+    np.testing.assert_allclose(ranked, truth, rtol=1e-12)
+    np.testing.assert_allclose(ranked.sum("rank"), 1, rtol=1e-12)
+    with pytest.raises(ValueError, match="the trace has no logits"):
+        analysis.ranked_probabilities(trace.drop_vars("logits"))
+
+
+def test_the_rank_in_the_lens_counts_what_is_likelier():
+    lm = random_model("gqa")
+    trace = lv.record(lm, [5, 6, 7], 6, n_candidates=120)
+    rank = analysis.rank_in_lens(trace)
+    assert rank.shape == (3, 8)
+    ids = [5, 6, 7, *trace.sampled_id.values]
+    for layer in range(3):
+        stream = torch.tensor(trace.residual_out.values[layer])
+        logits = lm.model.output(lm.model.norm(stream))
+        for position in range(8):
+            own = logits[position]
+            assert rank[layer, position] == (own > own[ids[position + 1]]).sum()
+    assert (rank.values[-1, 2:] == 0).all()  # greedy writes what the last layer says
+
+
+def test_a_rank_that_was_not_kept_is_missing_and_so_is_a_token_that_never_came():
+    lm = random_model("gqa")
+    full = analysis.rank_in_lens(lv.record_forward(lm, [5, 6, 7, 8], n_candidates=120))
+    few = analysis.rank_in_lens(lv.record_forward(lm, [5, 6, 7, 8], n_candidates=3))
+    assert full.values[:, -1].tolist() == pytest.approx([math.nan] * 3, nan_ok=True)
+    assert not np.isnan(full.values[:, :-1]).any()
+    np.testing.assert_array_equal(few, full.where(full < 3))
+
+
+def test_the_written_ids_are_those_of_the_generation(run):
+    lm, trace = run
+    prompt = trace.attrs["prompt_ids"]
+    assert analysis.written_ids(trace).tolist() == lv.generate(lm, prompt, 40).ids
+    assert analysis.written_ids(lv.record_forward(lm, prompt)).tolist() == prompt
+
+
+def read(*ids):
+    return lv.record_forward(random_model("gqa"), ids, ["entropy"])
+
+
+def test_the_share_of_runs_that_were_there_before():
+    # Runs of two: 12 23 31 12 23 34; the second 12 and the second 23 were there.
+    assert analysis.repeated_share(read(1, 2, 3, 1, 2, 3, 4), length=2) == pytest.approx(2 / 6)
+    assert analysis.repeated_share(read(1, 2, 3, 4, 5), length=2) == 0
+    assert analysis.repeated_share(read(1, 1, 1, 1, 1), length=1) == pytest.approx(4 / 5)
+    for length in (0, 4):
+        with pytest.raises(ValueError, match="length must be from 1 to the text's 3 tokens"):
+            analysis.repeated_share(read(1, 2, 3), length=length)
+
+
+@pytest.mark.parametrize(
+    ("ids", "found"),
+    [
+        ((1, 2, 3, 9, 1, 2, 3, 4), (0, 4, 3)),
+        ((9, 1, 2, 8, 7, 1, 2, 6), (1, 5, 2)),
+        ((1, 1, 1, 1, 1), (0, 3, 2)),  # twice two of the five, without overlap
+        ((4, 5, 4, 5, 4, 5), (0, 4, 2)),
+        ((1, 2, 3), (0, 0, 0)),
+    ],
+)
+def test_the_longest_repeat(ids, found):
+    assert analysis.longest_repeat(read(*ids)) == found
+
+
+def test_the_longest_repeat_is_the_one_of_a_search_through_all_pairs():
+    numbers = np.random.default_rng(0)
+    for _ in range(20):
+        ids = numbers.integers(0, 3, 24).tolist()
+        longest = max(
+            length
+            for length in range(12)
+            for first in range(25 - 2 * length)
+            for again in range(first + length, 25 - length)
+            if ids[first : first + length] == ids[again : again + length]
+        )
+        first, again, length = analysis.longest_repeat(read(*ids))
+        assert length == longest
+        assert first + length <= again
+        assert ids[first : first + length] == ids[again : again + length]

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 from llama_viz.exercises.attention import attention_row, farthest_head, score_bytes
 from llama_viz.exercises.grading import NOT_YET, Verdict
-from llama_viz.exercises.kv_cache import (
-    batch_cache_bytes,
-    most_missed_position,
-    scores_computed,
-)
+from llama_viz.exercises.kv_cache import batch_cache_bytes, most_missed_position, scores_computed
+from llama_viz.exercises.next_token import effective_choices, times_as_likely, tokens_kept
 from llama_viz.exercises.normalization import (
     largest_addition,
     rms_norm_by_hand,
@@ -29,6 +26,7 @@ __all__ = [
     "attention_row",
     "batch_cache_bytes",
     "cache_bytes",
+    "effective_choices",
     "farthest_head",
     "first_merge",
     "head_that_looks",
@@ -40,7 +38,9 @@ __all__ = [
     "strongest_pair",
     "surprise",
     "table_parameters",
+    "times_as_likely",
     "token_count",
+    "tokens_kept",
     "wavelength",
     "what_attention_reads",
 ]

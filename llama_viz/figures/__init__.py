@@ -15,6 +15,7 @@ from llama_viz.figures.attention_parts import (
     saturation,
     vectors,
 )
+from llama_viz.figures.branches import branches
 from llama_viz.figures.cache import cache_growth, with_and_without_cache
 from llama_viz.figures.cache_steps import (
     next_token_targets,
@@ -28,6 +29,7 @@ from llama_viz.figures.comparison import comparison
 from llama_viz.figures.covariate_shift import layer_inputs, losses_by_norm
 from llama_viz.figures.embedding import embedding_rows, lookup, nearest_tokens, same_token, word_map
 from llama_viz.figures.feed_forward import neurons
+from llama_viz.figures.logit_lens import logit_lens
 from llama_viz.figures.matrices import matrices
 from llama_viz.figures.next_token import candidates
 from llama_viz.figures.normalization import rms, vector_through_norm
@@ -42,6 +44,7 @@ from llama_viz.figures.positions import (
     wavelengths,
 )
 from llama_viz.figures.rotary import rotation_angles, score_by_pair
+from llama_viz.figures.sampling import entropy_along, kept_along, sampling_distribution
 from llama_viz.figures.suite import suite_map
 from llama_viz.figures.tables import linear_layer, number_tables
 from llama_viz.figures.text import token_probabilities
@@ -58,17 +61,21 @@ __all__ = [
     "attention_row",
     "attention_stages",
     "before_and_after",
+    "branches",
     "cache_growth",
     "candidates",
     "check",
     "comparison",
     "embedding_rows",
     "embedding_share",
+    "entropy_along",
     "gains",
     "head_kinds",
     "histograms",
+    "kept_along",
     "layer_inputs",
     "linear_layer",
+    "logit_lens",
     "long_term_decay",
     "lookup",
     "loss_by_position",
@@ -88,6 +95,7 @@ __all__ = [
     "rotation_angles",
     "rotation_matrix",
     "same_token",
+    "sampling_distribution",
     "saturation",
     "score_by_distance",
     "score_by_pair",
