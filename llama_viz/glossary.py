@@ -109,9 +109,8 @@ TERMS: dict[str, Term] = {
         Term("relative positions", "A trained vector for each distance meets query and key.",
              "Shaw et al. 2018"),
         Term("rotary positions", "Each pair of features of a query or key is turned by an angle "
-             "that grows with its position, so that positions enter a score only through their signed "
-             "offset.",
-             "Su et al. 2021"),
+             "that grows with its position, so that positions enter a score only through their "
+             "signed offset.", "Su et al. 2021"),
         Term("wavelength", "After so many positions a pair of features has turned once."),
         Term("position interpolation", "Positions are shrunk, so that a longer text stays within "
              "the angles of training.", "Chen et al. 2023"),

@@ -102,8 +102,15 @@ def test_the_largest_addition_is_found(trace):
 
 @pytest.mark.parametrize(
     "answer",
-    [3, (9, "attention"), (0, "norm"), "no", (0, "attention", 1), ("0", "attention"),
-     (np.array([0, 1]), "attention")],
+    [
+        3,
+        (9, "attention"),
+        (0, "norm"),
+        "no",
+        (0, "attention", 1),
+        ("0", "attention"),
+        (np.array([0, 1]), "attention"),
+    ],
 )
 def test_an_answer_that_names_no_sublayer_is_told_how(trace, answer):
     verdict = exercises.largest_addition(trace, answer)

@@ -38,7 +38,7 @@ def position_table(table: Any) -> Picture:
     """
     values = np.asarray(table, dtype=np.float64)
     n_positions, n_features = values.shape
-    left, bottom, across, gap, up = 0.75, 0.6, 3.8, 0.15, 2.6
+    left, bottom, across, gap, up = 0.75, 0.6, 3.7, 0.35, 2.6
     figure = Picture("table of positions", style.WIDTH, bottom + up + 0.25 + style.HEADING)
     figure.heading(
         f"{n_features} numbers for each of {n_positions} positions",
@@ -50,7 +50,8 @@ def position_table(table: Any) -> Picture:
         half = values[:, number::2]
         image = panel.imshow(
             half, cmap=style.SIGNED, norm=style.signed_scale(values), aspect="auto",
-            interpolation="nearest", extent=(number - 1, 2 * half.shape[1] + number - 1, n_positions - 0.5, -0.5),
+            interpolation="nearest",
+            extent=(number - 1, number - 1 + 2 * half.shape[1], n_positions - 0.5, -0.5),
         )  # fmt: skip
         image.set_gid("table")
         panel.set_title(f"{name} features")
