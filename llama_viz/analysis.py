@@ -561,20 +561,10 @@ def head_kinds(trace: xr.Dataset) -> xr.DataArray:
     """
     require(trace, "attention_weights", "token")
     weights = trace["attention_weights"].values.astype(np.float64)
-    ids = trace["token_id"].values.tolist()
-    last_seen: dict[int, int] = {}
-    pairs = []  # position, and what followed its token the last time
-    for position, token_id in enumerate(ids):
-        if token_id in last_seen and position >= 2:
-            pairs.append((position, last_seen[token_id] + 1))
-        last_seen[token_id] = position
-    here = np.arange(2, len(ids))
     nothing = np.full(weights.shape[:2], np.nan)
-    queries, keys = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
     means = [
-        weights[:, :, here, here - 1].mean(axis=-1) if len(here) else nothing,
-        weights[:, :, here, 0].mean(axis=-1) if len(here) else nothing,
-        weights[:, :, queries, keys].mean(axis=-1) if len(pairs) else nothing,
+        weights[:, :, queries, keys].mean(axis=-1) if len(queries) else nothing
+        for queries, keys in _asked_places(trace)
     ]
     return xr.DataArray(
         np.stack(means),
@@ -583,6 +573,34 @@ def head_kinds(trace: xr.Dataset) -> xr.DataArray:
         "head_kinds",
         {"long_name": "mean attention given to the previous, the first, the repeated position"},
     )
+
+
+def even_spread(trace: xr.Dataset) -> xr.DataArray:
+    """What head_kinds would measure of a head that spreads its attention evenly.
+
+    At position p that is 1 / (p + 1), averaged over the positions of each kind; NaN where there are
+    none. Returns (kind).
+    """
+    require(trace, "token")
+    means = [
+        (1 / (queries + 1)).mean() if len(queries) else np.nan
+        for queries, _ in _asked_places(trace)
+    ]
+    return xr.DataArray(means, {"kind": list(HEAD_KINDS)}, ("kind",), "even_spread")
+
+
+def _asked_places(trace: xr.Dataset) -> list[tuple[np.ndarray, np.ndarray]]:
+    """For each of HEAD_KINDS the query positions that it is measured at, and the key of each."""
+    ids = trace["token_id"].values.tolist()
+    last_seen: dict[int, int] = {}
+    pairs = []  # position, and what followed its token the last time
+    for position, token_id in enumerate(ids):
+        if token_id in last_seen and position >= 2:
+            pairs.append((position, last_seen[token_id] + 1))
+        last_seen[token_id] = position
+    here = np.arange(2, len(ids))
+    queries, keys = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    return [(here, here - 1), (here, np.zeros_like(here)), (queries, keys)]
 
 
 def _residual(trace: xr.Dataset, of: str) -> np.ndarray:

@@ -46,10 +46,11 @@ TERMS: dict[str, Term] = {
         Term("tokenizer", "Cuts a text into tokens, and joins tokens to a text again."),
         Term("BPE", "Byte-pair encoding: begin with letters, and join the most frequent pair of "
              "neighbours again and again.", "Sennrich et al. 2016"),
-        Term("SentencePiece", "A tokenizer that treats the space as a letter, written ▁, so that "
-             "every text comes back as it was.", "Kudo and Richardson 2018"),
+        Term("SentencePiece", "A tokenizer that treats the space as a letter, written ▁, so that a "
+             "text can be put together again (exactly, where nothing is normalized before, as in "
+             "LLaMA).", "Kudo and Richardson 2018"),
         Term("byte fallback", "What no piece covers is spelled in its bytes, so that no text is "
-             "unknown.", "Kudo and Richardson 2018"),
+             "unknown.", "Wang et al. 2019"),
         Term("WordPiece", "The tokenizer of BERT; pieces inside a word begin with ##.",
              "Schuster and Nakajima 2012"),
         Term("BOS", "The token that begins every text: `<s>` in LLaMA."),
@@ -67,7 +68,7 @@ TERMS: dict[str, Term] = {
              "positions and SwiGLU.", "Touvron et al. 2023"),
         Term("encoder", "The half that reads a whole text; every position sees all others.",
              _TRANSFORMER),
-        Term("decoder", "The half that writes; a position sees only those before it.",
+        Term("decoder", "The half that writes; a position sees itself and those before it.",
              _TRANSFORMER),
         Term("cross-attention", "Attention whose queries come from the decoder, keys and values "
              "from the encoder.", _TRANSFORMER),
@@ -108,8 +109,8 @@ TERMS: dict[str, Term] = {
         Term("relative positions", "A trained vector for each distance meets query and key.",
              "Shaw et al. 2018"),
         Term("rotary positions", "Each pair of features of a query or key is turned by an angle "
-             "that grows with its position, so that a score depends on the signed distance alone.",
-             "Su et al. 2021"),
+             "that grows with its position, so that positions enter a score only through their "
+             "signed offset.", "Su et al. 2021"),
         Term("wavelength", "After so many positions a pair of features has turned once."),
         Term("position interpolation", "Positions are shrunk, so that a longer text stays within "
              "the angles of training.", "Chen et al. 2023"),
@@ -118,7 +119,7 @@ TERMS: dict[str, Term] = {
         # Attention
         Term("attention", "Each position mixes the values of others, weighted by how well its "
              "query fits their keys.", "Bahdanau et al. 2014; " + _TRANSFORMER),
-        Term("query", "What a position asks for: its stream times a learned matrix.",
+        Term("query", "What a position asks for: its normed stream times a learned matrix.",
              _TRANSFORMER),
         Term("key", "What a position offers to be found by.", _TRANSFORMER),
         Term("value", "What a position hands over to those who look at it.", _TRANSFORMER),

@@ -469,6 +469,24 @@ def test_head_kinds_are_means_of_three_places():
                 assert float(kinds.sel(kind=kind, layer=layer, head=head)) == pytest.approx(value)
 
 
+def test_an_even_spread_is_what_a_head_without_scores_gives():
+    """All weights of a query alike: head_kinds of such a run is even_spread, for every head."""
+    lm = random_model("gqa")
+    with lv.intervene(lm, {"attention_scores": lambda scores, context: 0 * scores}):
+        trace = lv.record_forward(lm, [4, 9, 2, 4, 9, 7, 9, 4, 4], taps=["attention_weights"])
+    even = analysis.even_spread(trace)
+    assert even.dims == ("kind",)
+    for kinds in analysis.head_kinds(trace).stack(of=["layer", "head"]).values.T:
+        np.testing.assert_allclose(kinds, even, rtol=1e-6)
+    by_hand = [np.mean([1 / (position + 1) for position in (3, 4, 6, 7, 8)])]
+    np.testing.assert_allclose(even.sel(kind="induction"), by_hand)
+
+
+def test_an_even_spread_without_a_repeat_is_nan_for_induction():
+    trace = lv.record_forward(random_model("gqa"), [1, 2, 3, 4], taps=["attention_weights"])
+    assert np.isfinite(analysis.even_spread(trace).values).tolist() == [True, True, False]
+
+
 def test_head_kinds_of_short_and_of_new_tokens_are_nan():
     lm = random_model("mqa")
     for ids in ([3], [3, 4]):

@@ -48,6 +48,11 @@ def test_each_slip_gets_its_own_hint(trace, answer, hint):
     assert hint in verdict.reply
 
 
+@pytest.mark.parametrize("answer", ["3072", [3072], {}, float("nan"), True])
+def test_what_is_no_number_of_bytes_is_said_in_words(trace, answer):
+    assert "one number" in exercises.cache_bytes(trace, answer, step=5).reply
+
+
 def test_the_head_that_looks_there_is_found(trace):
     weights = trace.attention_weights.values[:, :, 9, 4]
     best, worst = (
@@ -74,4 +79,5 @@ def test_the_least_likely_token_is_found(trace):
     wrong = exercises.surprise(trace, int(probabilities.argmax()))
     assert not wrong.right
     assert "less sure" in wrong.reply
-    assert "0 to 11" in exercises.surprise(trace, 99).reply
+    for answer in (99, "3", [3], 2.5, np.array([1, 2]), True):
+        assert "0 to 11" in exercises.surprise(trace, answer).reply

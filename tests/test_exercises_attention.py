@@ -43,6 +43,7 @@ def test_a_row_of_weights(trace):
     ("answer", "hint"),
     [
         (np.exp(SCORES), "divide each by their sum"),
+        (np.exp(SCORES).round(2), "divide each by their sum"),
         (SCORES / SCORES.sum(), "Take e to each score before"),
         (np.exp(SCORES / 8**0.5) / np.exp(SCORES / 8**0.5).sum(), "root of the head's size alre"),
         ([0.7, 0.1, 0.2], "Take e to each score, and divide"),
@@ -55,6 +56,15 @@ def test_slips_in_a_row(trace, answer, hint):
     verdict = exercises.attention_row(trace, answer, **HERE)
     assert not verdict.right
     assert hint in verdict.reply
+
+
+def test_a_slip_from_the_printed_scores_is_known(trace):
+    """e to 5.3084 is known to four digits only where the score is printed with four decimals."""
+    scores = trace.attention_scores.copy(deep=True)
+    scores[1, 3, 2, :3] = [5.30841, 5.09034, 5.04986]
+    slip = np.exp([5.3084, 5.0903, 5.0499])
+    verdict = exercises.attention_row(trace.assign(attention_scores=scores), slip, **HERE)
+    assert "divide each by their sum" in verdict.reply
 
 
 def distances(trace):

@@ -36,6 +36,7 @@ def test_rms_norm_by_hand():
     ("answer", "hint"),
     [
         ([-1.147, -0.2294, -0.2294, 1.6059], "RMSNorm subtracts nothing"),
+        ([-1.15, -0.23, -0.23, 1.61], "RMSNorm subtracts nothing"),
         ([0.2, 0.4, 0.4, 0.8], "the mean of the squares, not the sum"),
         ([0.16, 0.32, 0.32, 0.64], "take its root first"),
         ([0.4444, 0.8889, 0.8889, 1.7778], "square the numbers before the mean"),
@@ -71,6 +72,23 @@ def test_what_a_sublayer_reads(trace):
         assert hint in verdict.reply
 
 
+def test_another_norms_numbers_are_known(trace):
+    """Norm 2 reads residual_in of layer 1, norm 3 residual_middle: easily taken for one another."""
+    x, its_x = float(trace.residual_middle[1, 4, 5]), float(trace.residual_in[1, 4, 5])
+    rms, its_rms = float(trace.rms[3, 4]), float(trace.rms[2, 4])
+    gain, its_gain = float(trace.norm_gain[3, 5]), float(trace.norm_gain[2, 5])
+    assert its_gain != gain
+    for wrong, hint in (
+        (its_x / its_rms * its_gain, "what norm 2 gives out"),
+        (its_x / rms * gain, "the stream that norm 2 reads"),
+        (x / its_rms * gain, "the rms of norm 2"),
+        (x / rms * its_gain, "the gain of norm 2"),
+    ):
+        verdict = exercises.what_attention_reads(trace, wrong, **PLACE)
+        assert not verdict.right
+        assert hint in verdict.reply
+
+
 def test_the_largest_addition_is_found(trace):
     ratios = added_size(trace)
     place = np.unravel_index(ratios.values.argmax(), ratios.shape)
@@ -82,7 +100,18 @@ def test_the_largest_addition_is_found(trace):
     assert "another sublayer adds more" in wrong.reply
 
 
-@pytest.mark.parametrize("answer", [3, (9, "attention"), (0, "norm"), "no", (0, "attention", 1)])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        3,
+        (9, "attention"),
+        (0, "norm"),
+        "no",
+        (0, "attention", 1),
+        ("0", "attention"),
+        (np.array([0, 1]), "attention"),
+    ],
+)
 def test_an_answer_that_names_no_sublayer_is_told_how(trace, answer):
     verdict = exercises.largest_addition(trace, answer)
     assert not verdict.right

@@ -55,9 +55,14 @@ def drawn_without_overlap(figure):
 def test_a_table_is_drawn_row_by_row():
     table = f.sinusoidal_positions(20, 64)
     figure = figures.position_table(table)
-    (image,) = panel(figure, "table").images
-    np.testing.assert_array_equal(image.get_array(), table.numpy().astype(float))
-    assert image.get_clim() == (-1, 1)
+    for number, name in enumerate(("even", "odd")):
+        (image,) = panel(figure, f"{name} features").images
+        np.testing.assert_array_equal(image.get_array(), table[:, number::2].numpy().astype(float))
+        assert image.get_clim() == (-1, 1)
+        # Column j is feature 2j in the one panel, 2j + 1 in the other: centres lie on their number.
+        left, right = image.get_extent()[:2]
+        centres = left + (np.arange(32) + 0.5) * (right - left) / 32
+        np.testing.assert_array_equal(centres, np.arange(number, 64, 2))
     assert drawn_without_overlap(figure)
 
 

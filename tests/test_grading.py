@@ -6,6 +6,7 @@ import torch
 
 from llama_viz.exercises.grading import (
     NOT_YET,
+    as_head,
     as_number,
     grade_choice,
     grade_number,
@@ -63,6 +64,48 @@ def test_several_numbers(answer, right, reply):
         slips=[([3, 2, 1], "That is backwards.")],
     )  # fmt: skip
     assert (verdict.right, verdict.reply) == (right, reply)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reply"),
+    [
+        ([0.35, 0.33], "Not yet. The first slip."),  # both are within a hundredth: the nearest
+        ([0.37, 0.33], "Not yet: number 0 is not 0.37. Think."),
+        ([201.0, 0.17], "Not yet. The large slip."),  # half a percent of 200 is 1
+        ([202.0, 0.17], "Not yet: number 0 is not 202. Think."),
+    ],
+)
+def test_a_slip_is_known_from_two_decimals_and_the_nearest_is_meant(answer, reply):
+    slips = [
+        ([0.356, 0.328], "A slip near by."),
+        ([0.351, 0.331], "The first slip."),
+        ([200.0, 0.17], "The large slip."),
+    ]
+    verdict = grade_numbers(
+        answer, [1.0, 0.5], tolerance=0.0005, right="", hint="Think.", slips=slips
+    )
+    assert (verdict.right, verdict.reply) == (False, reply)
+
+
+@pytest.mark.parametrize(
+    ("answer", "place"),
+    [
+        ((1, 2), (1, 2)),
+        ([1.0, np.int64(2)], (1, 2)),
+        (np.array([1, 2]), (1, 2)),
+        (torch.tensor([1, 2]), (1, 2)),
+        *[(bad, None) for bad in (3, "12", (1, 2, 3), (1, "2"), (1.5, 2), (-1, 0), (1, 8), {})],
+        (torch.tensor(3), None),
+        ((np.array([1, 2]), 2), None),
+    ],
+)
+def test_a_head_is_two_whole_numbers(answer, place):
+    found = as_head(answer, range(2), range(8))
+    if place is None:
+        assert not found.right
+        assert "layers 0 to 1, heads 0 to 7" in found.reply
+    else:
+        assert found == place
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llama_viz.exercises.grading import NOT_YET, Verdict, as_number, grade_number, grade_numbers
+from llama_viz.exercises.grading import NOT_YET, Verdict, as_head, grade_number, grade_numbers
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -50,18 +50,11 @@ def farthest_head(trace: xr.Dataset, answer: Any) -> Verdict:
     back = trace["query_position"].values[:, None] - trace["key_position"].values[None, :]
     distance = (weights * back).sum(axis=-1).mean(axis=-1)
     n_layers, n_heads = distance.shape
-    try:
-        layer, head = (as_number(number) for number in answer)
-    except (TypeError, ValueError):
-        layer = head = None
-    if layer not in range(n_layers) or head not in range(n_heads):
-        return Verdict(
-            False,
-            f"Answer with two numbers, (layer, head): layers 0 to {n_layers - 1}, heads 0 to "
-            f"{n_heads - 1}.",
-        )
-    mine = distance[int(layer or 0), int(head or 0)]
-    said = f"layer {layer:.0f}, head {head:.0f} looks back {mine:.1f} positions on average"
+    place = as_head(answer, range(n_layers), range(n_heads))
+    if isinstance(place, Verdict):
+        return place
+    mine = distance[place]
+    said = f"layer {place[0]}, head {place[1]} looks back {mine:.1f} positions on average"
     if mine == distance.max():
         return Verdict(True, f"Right: {said}.")
     if mine == distance.min():

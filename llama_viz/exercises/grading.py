@@ -9,6 +9,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+# How near a list of numbers must come to a common slip: written with two decimals, or computed from
+# numbers that were rounded.
+SLIP_DECIMALS = 0.005
+SLIP_SHARE = 0.005
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -65,7 +70,8 @@ def grade_numbers(
 ) -> Verdict:
     """Grade several numbers in order; the reply to a wrong list says which one is wrong first.
 
-    slips are whole wrong lists of common mistakes, each with a reply of its own.
+    slips are whole wrong lists of common mistakes, each with a reply of its own. They are known
+    from two decimals or from half a percent; of several that come near, the nearest is meant.
     """
     if answer is None:
         return NOT_YET
@@ -78,9 +84,13 @@ def grade_numbers(
     numbers = [value for value in values if value is not None]
     if _close(numbers, truth, tolerance):
         return Verdict(True, f"Right: {right}")
-    for wrong, reply in slips:
-        if _close(numbers, wrong, tolerance):
-            return Verdict(False, f"Not yet. {reply}")
+    near = {
+        max(abs(number - other) for number, other in zip(numbers, wrong, strict=True)): reply
+        for wrong, reply in slips
+        if _close(numbers, wrong, SLIP_DECIMALS, SLIP_SHARE)
+    }
+    if near:
+        return Verdict(False, f"Not yet. {near[min(near)]}")
     first = next(
         index
         for index, (value, wanted) in enumerate(zip(numbers, truth, strict=True))
@@ -113,7 +123,32 @@ def as_number(answer: Any) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _close(numbers: Sequence[float], others: Sequence[float], tolerance: float) -> bool:
+def as_whole(answer: Any, choices: Sequence[int]) -> int | None:
+    """One of several whole numbers, also as 3.0; None for anything else."""
+    value = as_number(answer)
+    return int(value) if value is not None and value in choices else None
+
+
+def as_head(answer: Any, layers: Sequence[int], heads: Sequence[int]) -> tuple[int, int] | Verdict:
+    """A (layer, head) of those that there are, or the reply that asks for one."""
+    try:
+        first, second = answer
+    except (TypeError, ValueError, RuntimeError):
+        first = second = None
+    layer, head = as_whole(first, layers), as_whole(second, heads)
+    if layer is None or head is None:
+        return Verdict(
+            False,
+            f"Answer with two numbers, (layer, head): layers {layers[0]} to {layers[-1]}, "
+            f"heads {heads[0]} to {heads[-1]}.",
+        )
+    return layer, head
+
+
+def _close(
+    numbers: Sequence[float], others: Sequence[float], tolerance: float, share: float = 0.0
+) -> bool:
     return all(
-        abs(number - other) <= tolerance for number, other in zip(numbers, others, strict=True)
+        abs(number - other) <= tolerance + share * abs(other)
+        for number, other in zip(numbers, others, strict=True)
     )

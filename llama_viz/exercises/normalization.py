@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llama_viz.analysis import added_size, norm_input, pick, require
-from llama_viz.exercises.grading import NOT_YET, Verdict, grade_number, grade_numbers
+from llama_viz.exercises.grading import NOT_YET, Verdict, as_whole, grade_number, grade_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,6 +52,25 @@ def what_attention_reads(
     rms = float(trace["rms"].sel(place))
     gain = float(trace["norm_gain"].sel(norm=norm).values[feature])
     truth = x / rms * gain
+    streams, sizes, gains = norm_input(trace), trace["rms"], trace["norm_gain"]
+    slips: dict[float, str] = {
+        x / rms: "That is the scale alone: multiply by the gain of the feature, too.",
+        x * gain: "That is the gain alone: divide by the root mean square first.",
+        x * rms * gain: "The norm divides by the root mean square.",
+        x / rms**2 * gain: "rms is the root already: divide by it once.",
+    }
+    for other in trace["norm"].values.tolist():
+        if other == norm:
+            continue
+        there = {"norm": other, "position": position}
+        its_x = float(streams.sel(there).values[feature])
+        its_rms, its_gain = float(sizes.sel(there)), float(gains.sel(norm=other).values[feature])
+        slips.setdefault(its_x / its_rms * its_gain, f"That is what norm {other} gives out.")
+        slips.setdefault(
+            its_x / rms * gain, f"That divides the stream that norm {other} reads, not this one's."
+        )
+        slips.setdefault(x / its_rms * gain, f"That divides by the rms of norm {other}.")
+        slips.setdefault(x / rms * its_gain, f"That multiplies by the gain of norm {other}.")
     return grade_number(
         answer,
         truth,
@@ -59,12 +78,7 @@ def what_attention_reads(
         right=f"{x:.4g} / {rms:.4g} x {gain:.4g} = {truth:.4g}.",
         hint="Divide the number of the residual stream by the recorded rms of that norm and "
         "position, then multiply by the gain of that norm and feature.",
-        slips={
-            x / rms: "That is the scale alone: multiply by the gain of the feature, too.",
-            x * gain: "That is the gain alone: divide by the root mean square first.",
-            x * rms * gain: "The norm divides by the root mean square.",
-            x / rms**2 * gain: "rms is the root already: divide by it once.",
-        },
+        slips=slips,
     )
 
 
@@ -75,9 +89,10 @@ def largest_addition(trace: xr.Dataset, answer: Any) -> Verdict:
     ratios = added_size(trace)
     layers, sublayers = ratios["layer"].values.tolist(), ratios["sublayer"].values.tolist()
     try:
-        layer, sublayer = answer
+        first, sublayer = answer
+        layer = layers[layers.index(as_whole(first, layers))]
         mine = float(ratios.values[layers.index(layer), sublayers.index(sublayer)])
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):
         return Verdict(
             False,
             f"Answer with a layer, {layers[0]} to {layers[-1]}, and a sublayer, "

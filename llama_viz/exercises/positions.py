@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llama_viz.analysis import applied_rotation_angle, config_of, score_by_pair, wrapped
-from llama_viz.exercises.grading import NOT_YET, Verdict, as_number, grade_number
+from llama_viz.exercises.grading import NOT_YET, Verdict, as_number, as_whole, grade_number
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -85,10 +85,11 @@ def strongest_pair(
         return NOT_YET
     split = score_by_pair(trace, layer=layer, head=head, query_position=query_position)
     added = split.sel(key_position=key_position).values
-    if isinstance(answer, bool) or answer not in range(len(added)):
+    pair = as_whole(answer, range(len(added)))
+    if pair is None:
         return Verdict(False, f"Answer with the number of a pair: 0 to {len(added) - 1}.")
-    mine = float(added[answer])
-    said = f"pair {answer} adds {mine:+.2f} to the score {added.sum():+.2f}"
+    mine = float(added[pair])
+    said = f"pair {pair} adds {mine:+.2f} to the score {added.sum():+.2f}"
     if abs(mine) == np.abs(added).max():
         return Verdict(True, f"Right: {said}.")
     if mine == added.max():

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from llama_viz.exercises.grading import NOT_YET, Verdict
+from llama_viz.exercises.grading import NOT_YET, Verdict, as_head, as_whole, grade_number
 
 if TYPE_CHECKING:
     import xarray as xr
 
 
-def cache_bytes(trace: xr.Dataset, answer: int | None, *, step: int) -> Verdict:
+def cache_bytes(trace: xr.Dataset, answer: Any, *, step: int) -> Verdict:
     """Grade the bytes that the keys and values of all layers take after a step of the run."""
-    if answer is None:
-        return NOT_YET
     config = trace.attrs["config"]
     used = int(trace.cache_bytes_used.sel(step=step).sum())
     positions = int(trace.cache_length.sel(step=step)[0])
-    if answer == used:
-        return Verdict(True, f"Right: {positions} positions take {used:,} bytes.")
-    slips = {
+    slips: dict[float, str] = {
         used // 2: "Keys and values are both kept: that is two numbers, not one.",
         used // config["n_layers"]: "Every layer has a cache of its own.",
         used // 4: "That counts numbers; a float32 takes 4 bytes.",
@@ -35,12 +31,15 @@ def cache_bytes(trace: xr.Dataset, answer: int | None, *, step: int) -> Verdict:
             "it passes through the model in the next step."
         ),
     }
-    hint = slips.get(
+    return grade_number(
         answer,
-        "Multiply 2 (keys and values) x layers x key/value heads x numbers per head x positions "
-        "x bytes per number.",
+        used,
+        right=f"{positions} positions take {used:,} bytes.",
+        hint="Multiply 2 (keys and values) x layers x key/value heads x numbers per head x "
+        "positions x bytes per number.",
+        slips=slips,
+        write="{:,.10g}".format,
     )
-    return Verdict(False, f"Not {answer:,}. {hint}")
 
 
 def head_that_looks(
@@ -51,15 +50,11 @@ def head_that_looks(
         return NOT_YET
     at = trace.attention_weights.sel(query_position=query_position, key_position=key_position)
     layers, heads = trace["layer"].values.tolist(), trace["head"].values.tolist()
-    try:
-        layer, head = (int(number) for number in answer)
-        mine = float(at.values[layers.index(layer), heads.index(head)])
-    except (TypeError, ValueError):
-        return Verdict(
-            False,
-            f"Answer with two numbers, (layer, head): layers {layers[0]} to {layers[-1]}, "
-            f"heads {heads[0]} to {heads[-1]}.",
-        )
+    place = as_head(answer, layers, heads)
+    if isinstance(place, Verdict):
+        return place
+    layer, head = place
+    mine = float(at.values[layers.index(layer), heads.index(head)])
     looked_at = str(trace["token"].values[key_position])
     said = f"layer {layer}, head {head} gives {looked_at!r} {mine:.0%} of its attention"
     if mine == float(at.max()):
@@ -77,14 +72,15 @@ def surprise(trace: xr.Dataset, answer: Any) -> Verdict:
         return NOT_YET
     probabilities = trace.sampled_probability.values
     steps = trace.step.values.tolist()
-    if isinstance(answer, bool) or answer not in steps:
+    step = as_whole(answer, steps)
+    if step is None:
         return Verdict(False, f"Answer with the number of a step: {steps[0]} to {steps[-1]}.")
-    mine = float(probabilities[steps.index(answer)])
-    token = str(trace.sampled_token.values[steps.index(answer)])
+    mine = float(probabilities[steps.index(step)])
+    token = str(trace.sampled_token.values[steps.index(step)])
     if mine == probabilities.min():
-        return Verdict(True, f"Right: step {answer} wrote {token!r} with {mine:.1%}.")
+        return Verdict(True, f"Right: step {step} wrote {token!r} with {mine:.1%}.")
     return Verdict(
         False,
-        f"Step {answer} wrote {token!r} with {mine:.1%}, but another step was less sure. "
+        f"Step {step} wrote {token!r} with {mine:.1%}, but another step was less sure. "
         "Look for the palest box.",
     )

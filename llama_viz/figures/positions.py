@@ -32,27 +32,36 @@ HARDLY = 0.5  # a fall of the mean score that is drawn in grey: it changes a wei
 def position_table(table: Any) -> Picture:
     """A table of positions as it is added to the embeddings: a row for each position.
 
-    table is (position, feature), such as foundations.sinusoidal_positions(40).
+    table is (position, feature), such as foundations.sinusoidal_positions(40). Even and odd
+    features have a panel each: side by side, sine and cosine would alternate finer than a screen
+    can show.
     """
     values = np.asarray(table, dtype=np.float64)
     n_positions, n_features = values.shape
-    left, bottom, across, up = 0.75, 0.6, 7.75, 2.6
-    figure = Picture("table of positions", style.WIDTH, bottom + up + style.HEADING)
+    left, bottom, across, gap, up = 0.75, 0.6, 3.7, 0.35, 2.6
+    figure = Picture("table of positions", style.WIDTH, bottom + up + 0.25 + style.HEADING)
     figure.heading(
         f"{n_features} numbers for each of {n_positions} positions",
         "row p is added to the embedding of whatever token stands at position p",
     )
-    panel = figure.panel("table", left, bottom, across, up)
-    image = panel.imshow(
-        values, cmap=style.SIGNED, norm=style.signed_scale(values), aspect="auto",
-        interpolation="nearest",
-    )  # fmt: skip
-    image.set_gid("table")
-    panel.set_xlabel("feature")
-    panel.set_ylabel("position")
-    panel.xaxis.set_major_locator(style.whole_numbers())
-    panel.yaxis.set_major_locator(style.whole_numbers(6))
-    figure.colour_bar("colours", image, "", left + across + 0.15, bottom, 0.14, up)
+    for number, name in enumerate(("even", "odd")):
+        start = left + number * (across + gap)
+        panel = figure.panel(f"{name} features", start, bottom, across, up)
+        half = values[:, number::2]
+        image = panel.imshow(
+            half, cmap=style.SIGNED, norm=style.signed_scale(values), aspect="auto",
+            interpolation="nearest",
+            extent=(number - 1, number - 1 + 2 * half.shape[1], n_positions - 0.5, -0.5),
+        )  # fmt: skip
+        image.set_gid("table")
+        panel.set_title(f"{name} features")
+        panel.set_xlabel("feature")
+        panel.xaxis.set_major_locator(style.whole_numbers())
+        panel.yaxis.set_major_locator(style.whole_numbers(6))
+        panel.tick_params(labelleft=number == 0)
+        if number == 0:
+            panel.set_ylabel("position")
+    figure.colour_bar("colours", image, "", start + across + 0.15, bottom, 0.14, up)
     return figure
 
 
@@ -245,7 +254,7 @@ def score_by_distance(trace: xr.Dataset) -> Picture:
         bottom + n_layers * (high + gap) + 0.25 + style.HEADING,
     )  # fmt: skip
     figure.heading(
-        "Mean score of every head over the distance, less its mean near by",
+        "Mean score of every head over the distance, minus its mean near by",
         "blue: falls; orange: rises; grey: changes by less than a half. Level line: as near by",
     )
     room = 0.08 * float(np.ptp(values)) or 1.0

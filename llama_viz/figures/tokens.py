@@ -166,7 +166,7 @@ def sequence_lengths(lengths: Mapping[str, Mapping[int, float]]) -> Picture:
     figure = Picture("tokens by vocabulary size", style.WIDTH, 4.1)
     figure.heading(
         "The same text cut with smaller and larger vocabularies",
-        "tokens of each text; every tokenizer learned from the same stories",
+        "tokens of each text; every tokenizer learned from stories of the same kind",
     )
     panel = figure.panel("lengths", 0.85, 0.65, 5.9, 2.6)
     for (name, points), look in zip(lengths.items(), style.distinct(len(lengths)), strict=True):

@@ -1,11 +1,16 @@
 """Every line of what the notebooks teach, and the place where it is shown.
 
 curriculum/NN.toml lists the lines of notebook NN. `printed` must stand in what its cells print,
-`written` in its prose or code; `figure` is a figure that is compared with its reference.
+`written` in its prose or code; `figure` is a figure that is compared with its reference. `number`
+holds texts that are printed with a number at {}, which must lie within [lowest, highest] wherever
+the text stands; # is any other number, and any space is as good as another. `tested` names tests of
+this repository, as file::test: what can be seen only in a page that runs.
 """
 
 from __future__ import annotations
 
+import math
+import re
 import tomllib
 from pathlib import Path
 
@@ -39,9 +44,20 @@ def contents(path: Path) -> tuple[str, str]:
     return "\n".join(printed), "\n".join(cell.source for cell in cells)
 
 
+NUMBER = r"[-+]?\d[\d,]*(?:\.\d+)?|nan"
+
+
+def numbers(text: str, printed: str) -> list[float]:
+    """Every number that is printed in the place of {} in a text."""
+    pattern = r"\s+".join(map(re.escape, text.split()))
+    pattern = pattern.replace(re.escape("#"), f"(?:{NUMBER})")
+    pattern = pattern.replace(re.escape("{}"), rf"(?P<number>{NUMBER})(?![\d.]*\d)")
+    return [float(found["number"].replace(",", "")) for found in re.finditer(pattern, printed)]
+
+
 @pytest.mark.parametrize(("number", "line"), LINES)
 def test_a_line_of_the_curriculum_is_shown(number, line):
-    assert set(line) <= {"says", "printed", "written", "figure"}
+    assert set(line) <= {"says", "printed", "written", "figure", "number", "tested"}
     assert len(line) > 1, "nothing says where it is shown"
     printed, written = contents(notebook(number))
     for text in line.get("printed", []):
@@ -50,6 +66,26 @@ def test_a_line_of_the_curriculum_is_shown(number, line):
         assert text in written, f"nowhere stands {text!r}"
     for name in line.get("figure", []):
         assert f'figures.check(figure, "{name}")' in written, f"no figure {name}"
+    for text, (lowest, highest) in line.get("number", {}).items():
+        found = numbers(text, printed)
+        assert found, f"no cell prints {text!r}"
+        for value in found:
+            assert lowest <= value <= highest, f"{text!r} is {value}"
+    for name in line.get("tested", []):
+        file, test = name.split("::")
+        source = (ROOT / "tests" / file).read_text(encoding="utf-8")
+        assert f"\ndef {test}(" in source, f"no test {name}"
+
+
+def test_numbers_are_read_wherever_a_text_stands():
+    printed = "layer 0:   moved 0.50 of it\nlayer 1: moved -1,200 of it\nlayer 2: moved nan of it"
+    found = numbers("layer #: moved {} of it", printed)
+    assert found[:2] == [0.5, -1200]
+    assert math.isnan(found[2])
+    assert not 0 <= found[2] <= 1, "nan lies in no range"
+    assert numbers("layer {}:", printed) == [0, 1, 2]
+    assert numbers("moved {}% of it", printed) == []
+    assert numbers("in all {}", "in all 12.5.") == [12.5]
 
 
 def test_no_list_is_empty():
