@@ -16,19 +16,27 @@ from llama_viz.exercises.normalization import (
 from llama_viz.exercises.positions import angle_applied, strongest_pair, wavelength
 from llama_viz.exercises.start_here import cache_bytes, head_that_looks, surprise
 from llama_viz.exercises.tokens import first_merge, table_parameters, token_count
+from llama_viz.exercises.transformer import (
+    block_parameters,
+    cross_attention_scores,
+    stream_after_block,
+)
 
 __all__ = [
     "NOT_YET",
     "Verdict",
     "angle_applied",
     "attention_row",
+    "block_parameters",
     "cache_bytes",
+    "cross_attention_scores",
     "farthest_head",
     "first_merge",
     "head_that_looks",
     "largest_addition",
     "rms_norm_by_hand",
     "score_bytes",
+    "stream_after_block",
     "strongest_pair",
     "surprise",
     "table_parameters",

@@ -25,6 +25,7 @@ from llama_viz.figures.matrices import matrices
 from llama_viz.figures.next_token import candidates
 from llama_viz.figures.normalization import rms, vector_through_norm
 from llama_viz.figures.norms import before_and_after, gains, histograms, norm_times
+from llama_viz.figures.parameters import parameter_treemap
 from llama_viz.figures.positions import (
     long_term_decay,
     loss_by_position,
@@ -34,8 +35,10 @@ from llama_viz.figures.positions import (
     turned_pair,
     wavelengths,
 )
+from llama_viz.figures.residual import depth, residual_stream
 from llama_viz.figures.rotary import rotation_angles, score_by_pair
 from llama_viz.figures.tables import linear_layer, number_tables
+from llama_viz.figures.teacher_forcing import teacher_forcing
 from llama_viz.figures.text import token_probabilities
 from llama_viz.figures.tokens import embedding_share, merges, sequence_lengths
 from llama_viz.figures.training import training_run
@@ -54,6 +57,7 @@ __all__ = [
     "candidates",
     "check",
     "comparison",
+    "depth",
     "embedding_rows",
     "embedding_share",
     "gains",
@@ -72,7 +76,9 @@ __all__ = [
     "norm_times",
     "number_tables",
     "online_softmax",
+    "parameter_treemap",
     "position_table",
+    "residual_stream",
     "rms",
     "rotation_angles",
     "rotation_matrix",
@@ -81,6 +87,7 @@ __all__ = [
     "score_by_distance",
     "score_by_pair",
     "sequence_lengths",
+    "teacher_forcing",
     "token_probabilities",
     "training_run",
     "turned_pair",
