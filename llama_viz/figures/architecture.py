@@ -85,10 +85,11 @@ def architecture(
 
 
 def _draw(panel: Axes, drawing: Drawing, marked: tuple[str, ...]) -> None:
-    for (x, y, width, height), words in drawing.frames:
+    for number, ((x, y, width, height), words) in enumerate(drawing.frames):
         panel.add_patch(
             FancyBboxPatch((x, y), width, height, "round,pad=0,rounding_size=8",
-                           fc="#f6f6f6", ec=style.LINE, lw=0.8, zorder=0.5)
+                           fc="#f6f6f6", ec=style.LINE, lw=0.8, zorder=0.5,
+                           label=f"frame {number}")
         )  # fmt: skip
         panel.text(x + width - 8, y + height - 7, words, ha="right", size=8, color=style.QUIET)
     for number, line in enumerate(drawing.lines):
