@@ -90,3 +90,19 @@ def test_what_cannot_be_drawn_is_refused(arrays, says):
 )
 def test_numbers_are_written_short(number, digits, text):
     assert written(number, digits) == text
+
+
+def test_columns_may_be_other_tokens():
+    source = ["Dan", "älskar"]
+    figure = figures.matrices(
+        {"weights": np.full((3, 2), 0.5), "square": np.eye(3)}, TOKENS, title="t",
+        weights=["weights"], columns={"weights": source},
+    )  # fmt: skip
+    labels = [[label.get_text() for label in axes.get_xticklabels()] for axes in figure.axes]
+    assert labels == [source, TOKENS]
+
+
+@pytest.mark.parametrize("columns", [{"weights": ["a"]}, {"other": ["a", "b"]}])
+def test_columns_must_fit(columns):
+    with pytest.raises(ValueError, match="there must be a panel with so many"):
+        figures.matrices({"weights": np.full((3, 2), 0.5)}, TOKENS, title="t", columns=columns)

@@ -18,6 +18,11 @@ from llama_viz.exercises.normalization import (
 from llama_viz.exercises.positions import angle_applied, strongest_pair, wavelength
 from llama_viz.exercises.start_here import cache_bytes, head_that_looks, surprise
 from llama_viz.exercises.tokens import first_merge, table_parameters, token_count
+from llama_viz.exercises.transformer import (
+    block_parameters,
+    cross_attention_scores,
+    stream_after_block,
+)
 
 __all__ = [
     "NOT_YET",
@@ -25,7 +30,9 @@ __all__ = [
     "angle_applied",
     "attention_row",
     "batch_cache_bytes",
+    "block_parameters",
     "cache_bytes",
+    "cross_attention_scores",
     "effective_choices",
     "farthest_head",
     "first_merge",
@@ -35,6 +42,7 @@ __all__ = [
     "rms_norm_by_hand",
     "score_bytes",
     "scores_computed",
+    "stream_after_block",
     "strongest_pair",
     "surprise",
     "table_parameters",

@@ -34,6 +34,7 @@ from llama_viz.figures.matrices import matrices
 from llama_viz.figures.next_token import candidates
 from llama_viz.figures.normalization import rms, vector_through_norm
 from llama_viz.figures.norms import before_and_after, gains, histograms, norm_times
+from llama_viz.figures.parameters import parameter_treemap
 from llama_viz.figures.positions import (
     long_term_decay,
     loss_by_position,
@@ -43,10 +44,12 @@ from llama_viz.figures.positions import (
     turned_pair,
     wavelengths,
 )
+from llama_viz.figures.residual import depth, residual_stream
 from llama_viz.figures.rotary import rotation_angles, score_by_pair
 from llama_viz.figures.sampling import entropy_along, kept_along, sampling_distribution
 from llama_viz.figures.suite import suite_map
 from llama_viz.figures.tables import linear_layer, number_tables
+from llama_viz.figures.teacher_forcing import teacher_forcing
 from llama_viz.figures.text import token_probabilities
 from llama_viz.figures.tokens import embedding_share, merges, sequence_lengths
 from llama_viz.figures.training import training_run
@@ -66,6 +69,7 @@ __all__ = [
     "candidates",
     "check",
     "comparison",
+    "depth",
     "embedding_rows",
     "embedding_share",
     "entropy_along",
@@ -90,7 +94,9 @@ __all__ = [
     "norm_times",
     "number_tables",
     "online_softmax",
+    "parameter_treemap",
     "position_table",
+    "residual_stream",
     "rms",
     "rotation_angles",
     "rotation_matrix",
@@ -102,6 +108,7 @@ __all__ = [
     "scores_by_step",
     "sequence_lengths",
     "suite_map",
+    "teacher_forcing",
     "time_by_length",
     "token_probabilities",
     "training_run",

@@ -85,16 +85,19 @@ def architecture(
 
 
 def _draw(panel: Axes, drawing: Drawing, marked: tuple[str, ...]) -> None:
-    for (x, y, width, height), words in drawing.frames:
+    for number, ((x, y, width, height), words) in enumerate(drawing.frames):
         panel.add_patch(
             FancyBboxPatch((x, y), width, height, "round,pad=0,rounding_size=8",
-                           fc="#f6f6f6", ec=style.LINE, lw=0.8, zorder=0.5)
+                           fc="#f6f6f6", ec=style.LINE, lw=0.8, zorder=0.5,
+                           label=f"frame {number}")
         )  # fmt: skip
         panel.text(x + width - 8, y + height - 7, words, ha="right", size=8, color=style.QUIET)
-    for line in drawing.lines:
-        panel.plot(*zip(*line, strict=True), color=style.LINE, lw=1.4, zorder=0.8)
-    for arrow in drawing.arrows:
-        panel.plot(*zip(*arrow, strict=True), color=style.LINE, lw=1, zorder=0.9)
+    for number, line in enumerate(drawing.lines):
+        panel.plot(*zip(*line, strict=True), color=style.LINE, lw=1.4, zorder=0.8,
+                   gid=f"line {number}")  # fmt: skip
+    for number, arrow in enumerate(drawing.arrows):
+        panel.plot(*zip(*arrow, strict=True), color=style.LINE, lw=1, zorder=0.9,
+                   gid=f"arrow {number}")  # fmt: skip
         look = {"arrowstyle": "-|>", "color": style.LINE, "lw": 1, "shrinkA": 0, "shrinkB": 0,
                 "zorder": 0.95}  # fmt: skip
         panel.annotate("", arrow[-1], arrow[-2], arrowprops=look)
@@ -111,7 +114,7 @@ def _draw_box(panel: Axes, box: Box, is_marked: bool) -> None:
     round_by = min(height / 2, 10 if box.kind == "add" else 5)
     patch = FancyBboxPatch(
         (x, y), width, height, f"round,pad=0,rounding_size={round_by}",
-        fc=_tint(colour) if box.kind not in ("step", "add") else "#ffffff",
+        fc=tint(colour) if box.kind not in ("step", "add") else "#ffffff",
         ec=MARK if is_marked else colour, lw=2.6 if is_marked else 1.0,
     )  # fmt: skip
     patch.set_gid(f"{'marked ' if is_marked else ''}{box.name}")
@@ -134,7 +137,7 @@ def _draw_sizes(panel: Axes, sizes: dict[str, int]) -> None:
     base = 0.0
     for part, count in sizes.items():
         share = count / total
-        patch = Rectangle((0, base), 1, share, fc=_tint(COLOURS[KIND_OF_PART[part]], 0.55),
+        patch = Rectangle((0, base), 1, share, fc=tint(COLOURS[KIND_OF_PART[part]], 0.55),
                           ec="#ffffff", lw=0.8)  # fmt: skip
         patch.set_gid(part)
         panel.add_patch(patch)
@@ -147,7 +150,7 @@ def _draw_sizes(panel: Axes, sizes: dict[str, int]) -> None:
     panel.set_axis_off()
 
 
-def _tint(colour: str, strength: float = 0.16) -> tuple[float, ...]:
+def tint(colour: str, strength: float = 0.16) -> tuple[float, ...]:
     """The colour on white paper."""
     parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     return tuple(1 - strength * (1 - part) for part in parts)

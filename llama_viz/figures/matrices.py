@@ -27,14 +27,17 @@ def matrices(
     detail: str = "",
     weights: Collection[str] = (),
     features: Collection[str] = (),
+    columns: Mapping[str, Sequence[str]] | None = None,
     digits: int = 2,
 ) -> Picture:
     """Matrices side by side, each cell with its number; a row for each token.
 
     arrays maps a panel's title to an array (token, token) or, where its title is in features,
-    (token, feature). Titles in weights have the colours of probabilities from 0 to 1; all other
+    (token, feature); columns names those of a panel where they are other tokens, as the keys of
+    cross-attention are. Titles in weights have the colours of probabilities from 0 to 1; all other
     panels share one scale around 0. -inf is masked, drawn grey. Raises ValueError for an array that
-    does not have a row for each token, or too many columns to write numbers in.
+    does not have a row for each token, for too many columns to write numbers in, and for names that
+    are not as many as the columns.
     """
     values = {name: np.asarray(array, dtype=np.float64) for name, array in arrays.items()}
     for name, array in values.items():
@@ -43,7 +46,16 @@ def matrices(
                 f"{name!r} must have {len(tokens)} rows, one for each token, got shape "
                 f"{array.shape}"
             )
-    room = style.label_room([style.shortened(token) for token in tokens]) + 0.1
+    named = columns or {}
+    for name, labels in named.items():
+        if name not in values or len(labels) != values[name].shape[1]:
+            raise ValueError(
+                f"columns names {len(labels)} columns of {name!r}; there must be a panel with so "
+                "many of that title"
+            )
+    across_labels = [label for labels in named.values() for label in labels]
+    shown = [style.shortened(token) for token in (*tokens, *across_labels)]
+    room = style.label_room(shown) + 0.1
     left, gap, right = 0.15 + room, 0.28, 0.2
     n_columns = sum(array.shape[1] for array in values.values())
     across = style.WIDTH - left - right - gap * (len(values) - 1)
@@ -67,11 +79,13 @@ def matrices(
         size = style.TEXT_SIZE
         size *= min(1.0, room_of_title / style.text_width(name, size))
         panel.set_title(name, size=size, pad=5)
-        columns = [str(index) for index in range(array.shape[1])]
-        if name not in features and array.shape[1] == len(tokens):
-            columns = list(tokens)
-        labels = [style.shortened(column) for column in columns]
-        style.label_axis(panel.xaxis, labels, range(len(labels)))
+        across_tokens = [str(index) for index in range(array.shape[1])]
+        if name in named:
+            across_tokens = list(named[name])
+        elif name not in features and array.shape[1] == len(tokens):
+            across_tokens = list(tokens)
+        below = [style.shortened(token) for token in across_tokens]
+        style.label_axis(panel.xaxis, below, range(len(below)))
         if name in features:
             panel.tick_params(axis="x", labelrotation=0)
             panel.set_xlabel("feature", size=style.SMALL)

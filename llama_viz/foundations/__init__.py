@@ -71,6 +71,7 @@ from llama_viz.foundations.positions import (
     wavelengths,
 )
 from llama_viz.foundations.recurrent import RecurrentCell, RecurrentNetwork
+from llama_viz.foundations.residual import FeedForwardStack, alikeness, train_stack
 from llama_viz.foundations.rotation_places import ROTATION_PLACES, rotating
 from llama_viz.foundations.transformer import (
     BERT_PUBLISHED,
@@ -98,6 +99,7 @@ __all__ = [
     "DeepNetwork",
     "Encoder",
     "EncoderLayer",
+    "FeedForwardStack",
     "GatedFeedForward",
     "LayerNorm",
     "LearnedPositions",
@@ -109,6 +111,7 @@ __all__ = [
     "Saturation",
     "Transformer",
     "TwoMatrixFeedForward",
+    "alikeness",
     "attend",
     "attention_by_blocks",
     "attention_by_rows",
@@ -148,6 +151,7 @@ __all__ = [
     "split_heads",
     "swish",
     "train_deep_network",
+    "train_stack",
     "wavelengths",
     "weigh",
 ]
