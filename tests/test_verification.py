@@ -40,6 +40,16 @@ def test_what_transformers_cannot_read_is_computed_there(tmp_path, monkeypatch):
         assert table.n_tokens == 8
 
 
+def test_nothing_but_the_table_is_written(tmp_path, capfd):
+    from transformers.utils import logging
+
+    random_in_transformers("gqa").save_pretrained(tmp_path / "small")
+    capfd.readouterr()
+    lv.verify(tmp_path / "small", n_tokens=2)
+    assert capfd.readouterr() == ("", "")
+    assert logging.is_progress_bar_enabled()
+
+
 def test_a_short_context_is_filled(tmp_path):
     random_in_transformers("gqa", max_position_embeddings=20).save_pretrained(tmp_path / "small")
     table = lv.verify(tmp_path / "small")

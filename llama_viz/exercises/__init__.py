@@ -14,6 +14,11 @@ from llama_viz.exercises.normalization import (
     what_attention_reads,
 )
 from llama_viz.exercises.positions import angle_applied, strongest_pair, wavelength
+from llama_viz.exercises.real_models import (
+    half_split_row,
+    layer_that_looks_first,
+    weight_bytes,
+)
 from llama_viz.exercises.start_here import cache_bytes, head_that_looks, surprise
 from llama_viz.exercises.tokens import first_merge, table_parameters, token_count
 
@@ -25,8 +30,10 @@ __all__ = [
     "cache_bytes",
     "farthest_head",
     "first_merge",
+    "half_split_row",
     "head_that_looks",
     "largest_addition",
+    "layer_that_looks_first",
     "rms_norm_by_hand",
     "score_bytes",
     "strongest_pair",
@@ -34,5 +41,6 @@ __all__ = [
     "table_parameters",
     "token_count",
     "wavelength",
+    "weight_bytes",
     "what_attention_reads",
 ]

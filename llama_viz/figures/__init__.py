@@ -17,6 +17,7 @@ from llama_viz.figures.attention_parts import (
 )
 from llama_viz.figures.cache import cache_growth, with_and_without_cache
 from llama_viz.figures.check import FigureMismatch, check
+from llama_viz.figures.checkpoints import differences, file_map
 from llama_viz.figures.comparison import comparison
 from llama_viz.figures.covariate_shift import layer_inputs, losses_by_norm
 from llama_viz.figures.embedding import embedding_rows, lookup, nearest_tokens, same_token, word_map
@@ -54,8 +55,10 @@ __all__ = [
     "candidates",
     "check",
     "comparison",
+    "differences",
     "embedding_rows",
     "embedding_share",
+    "file_map",
     "gains",
     "head_kinds",
     "histograms",

@@ -33,7 +33,10 @@ def held_out_rows(tokenizer: Tokenizer, n_rows: int, length: int, *, seed: int =
     for _ in range(n_rows):
         ids: list[int] = []
         while len(ids) < length:
-            ids += story_ids(tell_story(number, seed=seed, held_out=True, context=max(CONTEXT, length)).text, tokenizer)
+            ids += story_ids(
+                tell_story(number, seed=seed, held_out=True, context=max(CONTEXT, length)).text,
+                tokenizer,
+            )
             number += 1
         rows.append(ids[:length])
     return torch.tensor(rows)
