@@ -54,6 +54,10 @@ def main() -> None:
         "weights_read_by": proof.weights_read_by,
         "n_agreed": proof.n_agreed,
         "n_tokens": proof.n_tokens,
+        "by_layer": {
+            kind: [float(f"{share:.3g}") for share in shares]
+            for kind, shares in proof.by_layer().items()
+        },
         "differences": {
             one.quantity: [float(f"{one.difference:.3g}"), float(f"{one.tolerance:.3g}")]
             for one in proof.comparisons

@@ -359,13 +359,11 @@ def difference_by_layer(
     here, there = trace[of], reference[of]
     if here.sizes != there.sizes:
         raise ValueError(f"{of} has sizes {dict(here.sizes)} and {dict(there.sizes)}: no match")
-    others = [dim for dim in here.dims if dim != "layer"]
-    largest = np.maximum(np.abs(there).max(others), 1.0)
-    difference = np.abs(here.values - there.values).max(
-        axis=tuple(here.get_axis_num(dim) for dim in others)
-    )
+    axes = tuple(axis for axis, dim in enumerate(here.dims) if dim != "layer")
+    largest = np.maximum(np.abs(there.values).max(axis=axes), 1.0)
+    difference = np.abs(here.values - there.values).max(axis=axes)
     return xr.DataArray(
-        difference / largest.values,
+        difference / largest,
         _coordinates(trace, "layer"),
         ("layer",),
         "difference_by_layer",

@@ -66,17 +66,17 @@ def layer_that_looks_first(trace: xr.Dataset, answer: Any) -> Verdict:
         return NOT_YET
     share = head_kinds(trace).sel(kind="first").mean("head")
     layers = trace["layer"].values.tolist()
-    value = as_number(answer)
-    if value not in layers:
+    layer = as_number(answer)
+    if layer is None or layer not in layers:
         return Verdict(False, f"Answer with the number of a layer: {layers[0]} to {layers[-1]}.")
-    mine, most = float(share.sel(layer=int(value))), float(share.max())
-    said = f"layer {int(value)} gives {mine:.0%} of its attention to the first position"
+    mine, most = float(share.sel(layer=int(layer))), float(share.max())
+    said = f"layer {int(layer)} gives {mine:.0%} of its attention to the first position"
     if mine == most:
         return Verdict(True, f"Right: {said}.")
     if mine == float(share.min()):
         return Verdict(False, f"Not quite: {said}, the least of all; the most is asked for.")
     one_head = head_kinds(trace).sel(kind="first").max("head")
-    if float(one_head.sel(layer=int(value))) == float(one_head.max()):
+    if float(one_head.sel(layer=int(layer))) == float(one_head.max()):
         return Verdict(
             False, f"Not quite: {said}. It has the head with the most, but take the mean."
         )
