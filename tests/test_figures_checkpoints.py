@@ -103,6 +103,15 @@ def test_models_that_are_the_same_draw_nothing_but_say_so():
     assert figure.axes[0].texts[0].get_text() == "copy: 0 everywhere"
 
 
+def test_a_long_line_below_the_title_fits():
+    detail = "the median goes from 0.11 to 26; farthest from it: position 0, The, 178 times that"
+    for more in range(0, 60, 7):
+        figure = figures.differences({"a": [1.0]}, "Title", detail + "m" * more)
+        figure.canvas.draw()
+        extent = next(text for text in figure.texts if text.get_gid() == "detail")
+        assert extent.get_window_extent().x1 <= figure.width * figure.dpi
+
+
 def test_differences_of_two_recorded_runs():
     lm, other = random_model(), random_model()
     other.model.blocks[1].feed_forward.down.weight.mul_(1.01)

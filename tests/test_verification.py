@@ -24,6 +24,13 @@ def test_a_hugging_face_folder_agrees(tmp_path, scaling):
     assert quantities[-1] == "logits"
     assert len(quantities) == 2 + 2 * 3
     assert "agrees with transformers" in str(table)
+    by_layer = table.by_layer()
+    assert {kind: len(shares) for kind, shares in by_layer.items()} == {
+        "attention weights": 3, "hidden state": 3,
+    }  # fmt: skip
+    hidden = [one for one in table.comparisons if one.quantity.startswith("hidden state")]
+    expected = [one.difference / (one.tolerance / 1e-5) for one in hidden]
+    assert by_layer["hidden state"] == pytest.approx(expected)
     assert str(table).count("\n") == len(quantities) + 2
 
 

@@ -40,9 +40,10 @@ def test_four_formats_stand_side_by_side_and_agree_wherever_one_looks(notebook, 
 def test_smollm2_opens_from_its_trace_and_shows_all_layers(notebook, page):
     notebook.show_cell(page, "lv.widgets.AttentionExplorer(smollm2")
     explorer = ExplorerPage(page, "attention-explorer")
-    before = explorer.find("canvas").count()
+    assert "All layers and heads" not in explorer.root.inner_text()
     explorer.find(".lv-attention-step").first.click()
-    explorer.wait("root.querySelectorAll('canvas').length !== before", before=before)
+    explorer.wait("root.textContent.includes('All layers and heads')")
+    assert "9 query heads read 3 key/value heads" in explorer.root.inner_text()
 
 
 def test_no_errors_and_no_other_host(notebook, watch):
