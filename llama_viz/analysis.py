@@ -346,6 +346,31 @@ def cache_bytes(trace: xr.Dataset) -> xr.DataArray:
     )
 
 
+def difference_by_layer(
+    trace: xr.Dataset, reference: xr.Dataset, of: str = "residual_out"
+) -> xr.DataArray:
+    """How far a variable of one run is from that of another, as a share of the other's largest.
+
+    The largest difference of a layer, divided by its largest value in the reference, or by 1 where
+    that is smaller. Returns (layer). Raises ValueError where the two are not of the same shape.
+    """
+    require(trace, of)
+    require(reference, of)
+    here, there = trace[of], reference[of]
+    if here.sizes != there.sizes:
+        raise ValueError(f"{of} has sizes {dict(here.sizes)} and {dict(there.sizes)}: no match")
+    axes = tuple(axis for axis, dim in enumerate(here.dims) if dim != "layer")
+    largest = np.maximum(np.abs(there.values).max(axis=axes), 1.0)
+    difference = np.abs(here.values - there.values).max(axis=axes)
+    return xr.DataArray(
+        difference / largest,
+        _coordinates(trace, "layer"),
+        ("layer",),
+        "difference_by_layer",
+        {"long_name": f"largest difference of {of} / its largest value"},
+    )
+
+
 def token_probability(trace: xr.Dataset) -> xr.DataArray:
     """The probability that the model gave each token of the run, given the tokens before it.
 

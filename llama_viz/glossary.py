@@ -88,6 +88,22 @@ TERMS: dict[str, Term] = {
         Term("tap", "A module that returns what it is given: a named place to hang a hook on."),
         Term("trace", "Everything that was recorded of one run, as one data set with named "
              "dimensions."),
+        # Models on disk
+        Term("checkpoint", "A model on disk: its sizes, its weights and its tokenizer."),
+        Term("safetensors", "A file of weights: a header in plain text that says where each lies, "
+             "and the numbers. It holds no code."),
+        Term("GGUF", "The file of llama.cpp: sizes, tokenizer and weights in one, often "
+             "quantized."),
+        Term("pickle", "Python's way to store objects: a list of steps that can call any function "
+             "when it is read."),
+        Term("interleaved", "Rotary pairs of neighbours: features 2i and 2i + 1.",
+             "Su et al. 2021"),
+        Term("half-split", "Rotary pairs of features i and i + d/2, as Hugging Face's files have "
+             "them."),
+        Term("quantization", "Weights as small whole numbers, with a scale that a block of them "
+             "shares."),
+        Term("chat template", "How a checkpoint writes messages out as one text, with its marks "
+             "around them."),
         # Norms
         Term("LayerNorm", "Subtract the mean over the features, divide by the standard deviation, "
              "then gain and shift.", "Ba et al. 2016"),
@@ -133,6 +149,8 @@ TERMS: dict[str, Term] = {
              "0.", _TRANSFORMER),
         Term("induction head", "A head that finds the last time that the present token was there, "
              "and looks at what followed.", "Olsson et al. 2022"),
+        Term("attention sink", "A position, mostly the first, at which heads leave the attention "
+             "that they need nowhere else.", "Xiao et al. 2023"),
         Term("online softmax", "The softmax of a row that is read bit by bit, with a running "
              "maximum and a running sum.", "Milakov and Gimelshein 2018"),
         Term("AFT", "Attention without dot products: values are averaged with weights for each "

@@ -43,10 +43,11 @@ def inspect(source: str | Path) -> Inspection:
     Raises CheckpointError and ValueError as load() does.
     """
     lm = load(source, device="meta")
-    return Inspection(lm.name, _sizes(lm.config), [*_model_facts(lm), *_tokenizer_facts(lm)])
+    return Inspection(lm.name, sizes(lm.config), [*_model_facts(lm), *_tokenizer_facts(lm)])
 
 
-def _sizes(config: ModelConfig) -> list[tuple[str, str, str]]:
+def sizes(config: ModelConfig) -> list[tuple[str, str, str]]:
+    """The sizes of a model: llama.cpp's name, ours, and the value."""
     return [
         ("n_vocab", "vocab_size", f"{config.vocab_size}"),
         ("n_ctx_train", "max_seq_len", f"{config.max_seq_len}"),

@@ -175,8 +175,8 @@ def test_a_folder_with_two_checkpoints_is_refused(saved, tmp_path):
 
 
 def test_a_failed_save_leaves_nothing(tmp_path):
-    with pytest.raises(ValueError, match="unknown format 'gguf'. Choose from: llama_viz"):
-        lv.save_checkpoint(random_model(), tmp_path / "x.gguf", format="gguf")
+    with pytest.raises(ValueError, match="unknown format 'ggml'. Choose from: llama_viz"):
+        lv.save_checkpoint(random_model(), tmp_path / "x.ggml", format="ggml")
     with pytest.raises(FileNotFoundError, match="does not exist"):
         lv.save_checkpoint(random_model(), tmp_path / "absent" / "x.safetensors")
     assert list(tmp_path.iterdir()) == []

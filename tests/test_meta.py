@@ -3,12 +3,13 @@
 import json
 import pickle
 import zipfile
+from dataclasses import replace
 
 import pytest
 import torch
 
 import llama_viz as lv
-from llama_viz.checkpoints.meta import hidden_dim
+from llama_viz.checkpoints.meta import _params, hidden_dim
 from tests.folders import greedy_in_transformers, meta_tensors, save_meta
 from tests.reference import in_transformers, random_ids, random_model
 
@@ -240,3 +241,67 @@ def test_weights_that_are_not_finite_load_and_warn_once(folder):
     with pytest.warns(UserWarning, match="blocks.2.attention.output.weight holds") as caught:
         lv.load(folder)
     assert len(caught) == 1
+
+
+# Written here
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {},
+        {"hidden_dim": 97},
+        {"hidden_dim": 256},
+        {"tied_embeddings": True},
+        {"rope_theta": 5e5, "max_seq_len": 8192},
+        {"max_seq_len": 4096},
+    ],
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_saved_model_comes_back(tmp_path, kind, sizes):
+    lm = random_model(kind, **sizes)
+    lv.save_checkpoint(lm, tmp_path / "small", format="meta")
+    loaded = lv.load(tmp_path / "small")
+    assert loaded.config == replace(lm.config, tied_embeddings=False)
+    ids = random_ids(lm, 30)
+    assert (loaded.model(ids) - lm.model(ids)).abs().max() < 1e-4
+    stored = torch.load(tmp_path / "small" / "consolidated.00.pth", weights_only=True)
+    assert stored.keys() == {*meta_tensors(lm), "output.weight"}
+    for name, weight in meta_tensors(lm).items():
+        assert torch.equal(stored[name], weight)
+
+
+def test_params_are_those_of_the_release(tmp_path):
+    told = {name: _params(lv.PRESETS[name]) for name in ("llama2-7b", "llama2-70b")}
+    assert told["llama2-7b"] == {
+        "dim": 4096, "multiple_of": 256, "n_heads": 32, "n_kv_heads": 32, "n_layers": 32,
+        "norm_eps": 1e-05, "vocab_size": 32000,
+    }  # fmt: skip
+    assert told["llama2-70b"]["multiple_of"] == 4096
+    for name, params in told.items():
+        width = hidden_dim(params["dim"], params["multiple_of"], params.get("ffn_dim_multiplier"))
+        assert width == lv.PRESETS[name].hidden_dim
+        assert "max_seq_len" not in params  # 4096 is the release's own
+    assert _params(random_model().config)["max_seq_len"] == 96
+
+
+def test_the_tokenizer_and_the_type_go_with_it(family, tmp_path):
+    lm = family["gqa"]
+    for _ in range(2):  # what was written before is replaced
+        lv.save_checkpoint(lm, tmp_path / "copy", format="meta", dtype=torch.bfloat16)
+    loaded = lv.load(tmp_path / "copy")
+    assert loaded.notes["stored_dtype"] == "bfloat16"
+    assert loaded.tokenizer.model == lm.tokenizer.model
+
+
+def test_what_the_release_cannot_say_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no head_dim of its own, and this is 12"):
+        lv.save_checkpoint(random_model(head_dim=12), tmp_path / "x", format="meta")
+    scaled = random_model(rope_scaling={"kind": "linear", "factor": 2.0})
+    with pytest.raises(ValueError, match="cannot hold rope scaling"):
+        lv.save_checkpoint(scaled, tmp_path / "x", format="meta")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="holds letter.txt"):
+        lv.save_checkpoint(random_model(), tmp_path / "mine", format="meta")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]

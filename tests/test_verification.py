@@ -24,6 +24,13 @@ def test_a_hugging_face_folder_agrees(tmp_path, scaling):
     assert quantities[-1] == "logits"
     assert len(quantities) == 2 + 2 * 3
     assert "agrees with transformers" in str(table)
+    by_layer = table.by_layer()
+    assert {kind: len(shares) for kind, shares in by_layer.items()} == {
+        "attention weights": 3, "hidden state": 3,
+    }  # fmt: skip
+    hidden = [one for one in table.comparisons if one.quantity.startswith("hidden state")]
+    expected = [one.difference / (one.tolerance / 1e-5) for one in hidden]
+    assert by_layer["hidden state"] == pytest.approx(expected)
     assert str(table).count("\n") == len(quantities) + 2
 
 
@@ -38,6 +45,16 @@ def test_what_transformers_cannot_read_is_computed_there(tmp_path, monkeypatch):
         assert table.ok, str(table)
         assert table.weights_read_by == "llama_viz"
         assert table.n_tokens == 8
+
+
+def test_nothing_but_the_table_is_written(tmp_path, capfd):
+    from transformers.utils import logging
+
+    random_in_transformers("gqa").save_pretrained(tmp_path / "small")
+    capfd.readouterr()
+    lv.verify(tmp_path / "small", n_tokens=2)
+    assert capfd.readouterr() == ("", "")
+    assert logging.is_progress_bar_enabled()
 
 
 def test_a_short_context_is_filled(tmp_path):

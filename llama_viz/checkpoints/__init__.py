@@ -163,13 +163,16 @@ def save_checkpoint(
     """Write a model, and its tokenizer beside it, so that load(path) opens it again.
 
     format "llama_viz" is one safetensors file; "huggingface" is a folder that
-    transformers.AutoModelForCausalLM opens; "llama2c" is a .bin that llama2.c runs. dtype None
-    keeps the type of the weights. What is written is whole or not there.
+    transformers.AutoModelForCausalLM opens; "meta" is a folder as in Meta's release; "llama2c" is a
+    .bin that llama2.c runs; "gguf" is a file that llama.cpp runs. dtype None keeps the type of the
+    weights. What is written is whole or not there.
     """
     writers: dict[str, Callable[..., None]] = {
         "llama_viz": _save_native,
         "huggingface": _save_huggingface,
+        "meta": _save_meta,
         "llama2c": _save_llama2c,
+        "gguf": _save_gguf,
     }
     if format not in writers:
         raise unknown_name("format", format, writers)
@@ -246,6 +249,20 @@ def _save_huggingface(lm: LanguageModel, path: Path, dtype: torch.dtype | None) 
     from llama_viz.checkpoints.huggingface import save_huggingface
 
     save_huggingface(lm, path, dtype=dtype)
+
+
+def _save_meta(lm: LanguageModel, path: Path, dtype: torch.dtype | None) -> None:
+    from llama_viz.checkpoints.meta import save_meta
+
+    save_meta(lm, path, dtype=dtype)
+
+
+def _save_gguf(lm: LanguageModel, path: Path, dtype: torch.dtype | None) -> None:
+    from llama_viz.checkpoints.gguf_writing import KIND_OF_DTYPE, save_gguf
+
+    if (dtype or lm.dtype) not in KIND_OF_DTYPE:
+        raise ValueError(f"a GGUF file holds float32, float16 or bfloat16 weights, not {dtype}")
+    save_gguf(lm, path, kind=KIND_OF_DTYPE[dtype or lm.dtype])
 
 
 def _save_llama2c(lm: LanguageModel, path: Path, dtype: torch.dtype | None) -> None:

@@ -38,12 +38,12 @@ MOST_FIELDS = 2**16
 # Rows are dequantized in portions of about this many numbers: 4 MB in float32.
 PORTION = 2**20
 
-_WHOLE = {
+WHOLE = {
     "token_embd.weight": "embedding.weight",
     "output_norm.weight": "norm.weight",
     "output.weight": "output.weight",
 }
-_IN_BLOCK = {
+IN_BLOCK = {
     "attn_norm.weight": "attention_norm.weight",
     "attn_q.weight": "attention.query.weight",
     "attn_k.weight": "attention.key.weight",
@@ -117,7 +117,7 @@ def load(
     tensors = dict(header.tensors)
     divisors = tensors.pop(ROPE_DIVISORS, None)
     config = _config(path, header, None if divisors is None else _read(path, divisors))
-    stored = {_our_name(name): tensor for name, tensor in tensors.items()}
+    stored = {our_name(name): tensor for name, tensor in tensors.items()}
     tokenizer = tokenizer_from_metadata(path, header.metadata)
     model = build_model(
         path,
@@ -341,12 +341,12 @@ class _Fields:
         return CheckpointError(f"{self.path}: {name} {what}, expected {expected}")
 
 
-def _our_name(name: str) -> str:
+def our_name(name: str) -> str:
     """Our name of a tensor; one that LLaMA has not is left as it is, to be refused by name."""
     layer, _, rest = name.removeprefix("blk.").partition(".")
-    if name.startswith("blk.") and layer.isdecimal() and rest in _IN_BLOCK:
-        return f"blocks.{layer}.{_IN_BLOCK[rest]}"
-    return _WHOLE.get(name, shown(name))
+    if name.startswith("blk.") and layer.isdecimal() and rest in IN_BLOCK:
+        return f"blocks.{layer}.{IN_BLOCK[rest]}"
+    return WHOLE.get(name, shown(name))
 
 
 def _read(path: Path, stored: StoredTensor) -> Tensor:

@@ -205,7 +205,7 @@ def _load_bin(
     path: Path, device: torch.device | str, dtype: torch.dtype | None
 ) -> LoadedCheckpoint:
     header = read_header(path)
-    stored, end = _places(header)
+    stored, end = places(header)
     size = path.stat().st_size
     if size != end:
         what = "it is cut short" if size < end else "or it is another kind of file"
@@ -315,7 +315,7 @@ def _in_order(header: Header) -> Iterator[tuple[str, tuple[int, ...]]]:
             yield f"{_WHOLE[name]}.weight", shape
 
 
-def _places(header: Header) -> tuple[dict[str, StoredTensor], int]:
+def places(header: Header) -> tuple[dict[str, StoredTensor], int]:
     """Where each weight lies by our names, and where the file must end."""
     stored: dict[str, StoredTensor] = {}
     place = header.n_bytes

@@ -6,6 +6,7 @@ joined along the axis that was cut. Pairs of queries and keys are interleaved, a
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,15 +26,19 @@ from llama_viz.checkpoints.pickled import check_tensor, load_pickled
 from llama_viz.checkpoints.rope_layout import INTERLEAVED
 from llama_viz.config import ModelConfig, RopeScaling, round_up
 from llama_viz.errors import CheckpointError
+from llama_viz.files import folder_written_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
 
+    from llama_viz.language_model import LanguageModel
+
 FORMAT = "meta"
 PARAMS = "params.json"
 SHARD = re.compile(r"consolidated\.(\d+)\.pth")
+FIRST_SHARD = "consolidated.00.pth"
 
 # Their names, ours, and the axis along which model-parallel training cuts the weight: the rows of
 # what fans out, the columns of what gathers in, and neither of a norm. The embedding was cut by
@@ -108,7 +113,7 @@ class _Shards:
         for file in self.files:
             names, shapes = {}, {}
             for theirs, tensor in _tensors(file).items():
-                ours, axis = _our_name(theirs)
+                ours, axis = our_name(theirs)
                 names[ours] = (theirs, axis)
                 shapes[ours] = tuple(check_tensor(file, theirs, tensor).shape)
                 self.dtypes.add(dtype_name(tensor.dtype))
@@ -200,7 +205,7 @@ def _tensors(file: Path) -> Mapping[str, Any]:
     return {name: tensor for name, tensor in content.items() if name != _COMPUTED}
 
 
-def _our_name(theirs: str) -> tuple[str, int | None]:
+def our_name(theirs: str) -> tuple[str, int | None]:
     """Our name of a stored tensor and the axis it is cut along; an unknown one as it is."""
     if theirs.startswith("layers."):
         number, _, rest = theirs.removeprefix("layers.").partition(".")
@@ -279,3 +284,64 @@ def _context(params: dict[str, Any]) -> tuple[int, str]:
     if params.get("norm_eps") == 1e-6:
         return 2048, "that of Llama 1 (norm_eps 1e-6)"
     return 4096, "that of Llama 2"
+
+
+# Writing
+
+
+def save_meta(lm: LanguageModel, path: str | Path, *, dtype: torch.dtype | None = None) -> None:
+    """Write a folder as Meta's release has it, in one shard, with the tokenizer in it.
+
+    dtype None keeps the type of the weights. A tied output head is written out, since the release
+    knows no other. max_seq_len stands in params.json only where it is not the release's own; Meta's
+    code takes that number as an argument, and would be given it twice.
+
+    Raises FileExistsError where the folder holds anything else, ValueError where the format cannot
+    say what the model does.
+    """
+    params = _params(lm.config)
+    weights = {
+        _their_name(name): weight.detach().to("cpu", dtype or weight.dtype).contiguous()
+        for name, weight in lm.model.named_parameters(remove_duplicate=False)
+    }
+    files = {} if lm.tokenizer is None else lm.tokenizer.files()
+    with folder_written_whole(path, {PARAMS, FIRST_SHARD, *files}) as unfinished:
+        (unfinished / PARAMS).write_text(json.dumps(params) + "\n", encoding="utf-8")
+        torch.save(weights, unfinished / FIRST_SHARD)
+        for name, content in files.items():
+            (unfinished / name).write_bytes(content)
+
+
+def _params(config: ModelConfig) -> dict[str, Any]:
+    """The params.json of a model: the release tells the feed-forward's width by its rule."""
+    if config.head_dim * config.n_heads != config.dim:
+        raise ValueError(f"Meta's format has no head_dim of its own, and this is {config.head_dim}")
+    if config.rope_scaling is not None:
+        raise ValueError("a folder as Meta's release has it cannot hold rope scaling")
+    multiple_of = config.hidden_dim & -config.hidden_dim  # the largest power of two that divides it
+    params: dict[str, Any] = {
+        "dim": config.dim,
+        "multiple_of": multiple_of,
+        "n_heads": config.n_heads,
+        "n_kv_heads": config.n_kv_heads,
+        "n_layers": config.n_layers,
+        "norm_eps": config.norm_eps,
+        "vocab_size": config.vocab_size,
+    }
+    if hidden_dim(config.dim, multiple_of) != config.hidden_dim:
+        # Half a number more: the rule drops what is left of a whole one.
+        params["ffn_dim_multiplier"] = (config.hidden_dim + 0.5) / hidden_dim(config.dim, 1)
+    if config.rope_theta != 10000.0:
+        params["rope_theta"] = config.rope_theta
+    if _context(params)[0] != config.max_seq_len:
+        params["max_seq_len"] = config.max_seq_len
+    return params
+
+
+def _their_name(ours: str) -> str:
+    """The name under which the release stores one of our weights."""
+    if ours.startswith("blocks."):
+        number, _, rest = ours.removeprefix("blocks.").partition(".")
+        theirs = {ours: theirs for theirs, (ours, _) in _LAYER_NAMES.items()}
+        return f"layers.{number}.{theirs[rest]}"
+    return {ours: theirs for theirs, (ours, _) in _NAMES.items()}[ours]

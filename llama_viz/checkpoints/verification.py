@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -67,6 +68,19 @@ class Verification:
         """The outcome in one sentence."""
         outcome = "agrees with transformers" if self.ok else "DIFFERS from transformers"
         return f"{self.source} {outcome} (weights read by {self.weights_read_by})"
+
+    def by_layer(self) -> dict[str, list[float]]:
+        """Differences as shares of the largest value (or of 1), layer after layer, by what it is.
+
+        At most TOLERANCE of each is allowed.
+        """
+        found: dict[str, list[float]] = {}
+        for one in self.comparisons:
+            kind, layer, _ = one.quantity.partition("layer ")
+            if layer:
+                kind = kind.rstrip(", ").removesuffix(" after")
+                found.setdefault(kind, []).append(one.difference / one.tolerance * TOLERANCE)
+        return found
 
     def rows(self) -> Iterator[tuple[str, str, str, str]]:
         """Quantity, largest difference, tolerance and verdict, as text."""
@@ -183,17 +197,30 @@ def _in_transformers(transformers: Any, lm: LanguageModel) -> tuple[Any, str]:
             place, read_by = Path(folder) / "copy", "llama_viz"
             save_huggingface(LanguageModel(lm.model), place)
         try:
-            model = transformers.LlamaForCausalLM.from_pretrained(
-                place,
-                attn_implementation="eager",
-                dtype=torch.float32,
-                local_files_only=True,
-                trust_remote_code=False,
-                **options,
-            )
+            with _no_progress_bar(transformers.utils.logging):
+                model = transformers.LlamaForCausalLM.from_pretrained(
+                    place,
+                    attn_implementation="eager",
+                    dtype=torch.float32,
+                    local_files_only=True,
+                    trust_remote_code=False,
+                    **options,
+                )
         except Exception as error:  # whatever is wrong with it there
             message = " ".join(str(error).split())
             raise CheckpointError(f"{path}: transformers cannot open it ({message})") from error
     # Sampling settings and an EOS that lie beside the weights would change what greedy means.
     model.generation_config = transformers.GenerationConfig()
     return model.eval().requires_grad_(False), read_by
+
+
+@contextmanager
+def _no_progress_bar(logging: Any) -> Iterator[None]:
+    """Let transformers load in silence, and leave its bars as they were."""
+    was_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            logging.enable_progress_bar()

@@ -16,6 +16,7 @@ from llama_viz.exercises.normalization import (
     what_attention_reads,
 )
 from llama_viz.exercises.positions import angle_applied, strongest_pair, wavelength
+from llama_viz.exercises.real_models import half_split_row, layer_that_looks_first, weight_bytes
 from llama_viz.exercises.start_here import cache_bytes, head_that_looks, surprise
 from llama_viz.exercises.tokens import first_merge, table_parameters, token_count
 from llama_viz.exercises.transformer import (
@@ -36,8 +37,10 @@ __all__ = [
     "effective_choices",
     "farthest_head",
     "first_merge",
+    "half_split_row",
     "head_that_looks",
     "largest_addition",
+    "layer_that_looks_first",
     "most_missed_position",
     "rms_norm_by_hand",
     "score_bytes",
@@ -50,5 +53,6 @@ __all__ = [
     "token_count",
     "tokens_kept",
     "wavelength",
+    "weight_bytes",
     "what_attention_reads",
 ]

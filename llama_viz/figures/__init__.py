@@ -25,6 +25,7 @@ from llama_viz.figures.cache_steps import (
 )
 from llama_viz.figures.cache_surgery import loss_by_rows_kept, next_token_after
 from llama_viz.figures.check import FigureMismatch, check
+from llama_viz.figures.checkpoints import differences, file_map
 from llama_viz.figures.comparison import comparison
 from llama_viz.figures.covariate_shift import layer_inputs, losses_by_norm
 from llama_viz.figures.embedding import embedding_rows, lookup, nearest_tokens, same_token, word_map
@@ -70,9 +71,11 @@ __all__ = [
     "check",
     "comparison",
     "depth",
+    "differences",
     "embedding_rows",
     "embedding_share",
     "entropy_along",
+    "file_map",
     "gains",
     "head_kinds",
     "histograms",

@@ -47,7 +47,7 @@ def comparison(
     for number, ((name, trace), place) in enumerate(zip(traces.items(), heads, strict=True)):
         start = left + number * (across + gap)
         look = {"color": looks[number].colour, "size": style.TEXT_SIZE, "weight": "bold"}
-        title = style.fitted(name, across - 0.1)
+        title = style.fitted(name, across - 0.1).replace(SPACE, " ")
         figure.write(f"name of {name}", title, start, height - style.HEADING - 0.2, **look)
         _draw_wiring(figure, name, trace, start, bottom + side + 0.6, across)
         if place is not None:
@@ -137,7 +137,7 @@ def _draw_losses(
 ) -> None:
     room = min(max(style.label_room([style.shortened(name) for name in traces]), 0.5), 1.6)
     panel = figure.panel("loss", 5.6 + room, 0.6, style.WIDTH - 6.4 - room, 1.35)
-    names = [style.shortened(name) for name in traces]
+    names = [style.shortened(name).replace(SPACE, " ") for name in traces]
     losses = [_loss(trace) for trace in traces.values()]
     rows = np.arange(len(names))
     known = np.nan_to_num(losses)

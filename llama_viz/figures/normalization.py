@@ -172,7 +172,9 @@ def _what_stands_out(trace: xr.Dataset) -> str:
     if values.shape[1] == 1:
         return growth
     token = style.shortened(str(trace["token"].values[position]))
+    times = ratio[norm, position]
+    times_in_words = f"{times:.0f}" if times >= 10 else f"{times:.2g}"
     return (
         f"{growth}; farthest from it: position {trace['position'].values[position]}, {token}, "
-        f"{ratio[norm, position]:.2g} times the median at {norm_names(trace)[norm]}"
+        f"{times_in_words} times the median at {norm_names(trace)[norm]}"
     )

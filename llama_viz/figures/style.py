@@ -159,6 +159,8 @@ class Picture(Figure):
         for name, text, size, colour, drop in lines:
             if text:
                 size *= min(1.0, room / text_width(text, size))
+                while text_width(text, size) > room:  # widths go in steps
+                    size -= 0.1
                 look = {"size": size, "color": colour, "va": "top"}
                 self.write(name, text, MARGIN, self.height - drop, **look)
 

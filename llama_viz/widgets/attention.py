@@ -454,7 +454,9 @@ def _tiles(explorer: AttentionExplorer, rows: list[int], what: str) -> Picture:
     for line, row in enumerate(rows):
         layer = int(explorer.trace["layer"].values[row])
         down = height - top - line * (side + gap) - side
-        figure.write(f"layer {layer}", f"layer {layer}", 0.15, down + side / 2 - 0.05)
+        figure.write(
+            f"layer {layer}", f"layer {layer}", left - 0.08, down + side / 2 - 0.05, ha="right"
+        )
         for head in range(config.n_heads):
             across = left + head * (side + gap) + config.kv_head_of_head[head] * between
             if line == 0:
