@@ -10,15 +10,14 @@ the processor's time: what else the machine does hardly counts.
 from __future__ import annotations
 
 import json
-import platform
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from llama_viz.cost import processor
 from llama_viz.files import data_folder, written_whole
 from llama_viz.foundations import attend, attention_by_blocks, attention_by_rows
 from llama_viz.model import causal_mask
@@ -65,14 +64,6 @@ def fastest(run: Callable[[], Tensor]) -> float:
         run()
         taken.append(time.process_time() - began)
     return min(taken)
-
-
-def processor() -> str:
-    """The name of the processor, where the system tells it."""
-    listing = Path("/proc/cpuinfo")
-    lines = listing.read_text().splitlines() if listing.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return next(iter(names), platform.processor() or platform.machine())
 
 
 def main() -> None:

@@ -10,12 +10,11 @@ in seconds. Beside it stands what each of PyTorch's calls consists of.
 from __future__ import annotations
 
 import json
-import platform
-from pathlib import Path
 
 import torch
 from torch.profiler import profile
 
+from llama_viz.cost import processor
 from llama_viz.files import data_folder, written_whole
 from llama_viz.foundations.norm_times import norm_times, ways
 
@@ -25,14 +24,6 @@ SECONDS = 3.0
 # The operation that does the work of each call, and what only makes room or looks at types there.
 WORK = {"aten::native_layer_norm", "aten::_fused_rms_norm"}
 BOOKKEEPING = {"empty", "empty_like", "result_type", "to", "type_as", "contiguous", "view"}
-
-
-def processor() -> str:
-    """The name of the processor, where the system tells it."""
-    listing = Path("/proc/cpuinfo")
-    lines = listing.read_text().splitlines() if listing.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return next(iter(names), platform.processor() or platform.machine())
 
 
 def operations(dim: int = 4096) -> dict[str, list[str]]:

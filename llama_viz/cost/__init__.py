@@ -4,6 +4,7 @@
 `generation` is all steps of a text. `most_held` is the memory that any computation needs at once.
 `memory` and its companions say what fits where, `DEVICES` and
 `measure_device` how fast it can go there, `memory_per_arithmetic` what Shazeer (2019) derived.
+`one_or_many` and `decode_seconds` time the memory wall on this machine.
 """
 
 from __future__ import annotations
@@ -35,22 +36,27 @@ from llama_viz.cost.operations import (
 )
 from llama_viz.cost.ratios import (
     PUBLISHED,
+    PUBLISHED_LOCAL,
     Published,
     counted_memory_per_arithmetic,
     memory_per_arithmetic,
 )
 
 __all__ = [
-    "DEVICES", "GB", "GIB", "PARTS", "PUBLISHED", "Cost", "Costs", "Device", "Grouping", "Memory",
-    "Published", "count", "counted_memory_per_arithmetic", "fits", "forward", "generation",
-    "grouping_saves", "largest_batch", "largest_context", "measure_device", "memory",
-    "memory_per_arithmetic", "most_held", "parameters", "step_coefficients", "ungrouped",
+    "DEVICES", "GB", "GIB", "PARTS", "PUBLISHED", "PUBLISHED_LOCAL", "Cost", "Costs", "Device",
+    "Grouping", "Memory", "Published", "count", "counted_memory_per_arithmetic",
+    "counted_ratio", "decode_seconds", "fits", "forward", "generation", "grouping_saves",
+    "largest_batch", "largest_context", "measure_device", "memory", "memory_per_arithmetic",
+    "most_held", "one_or_many", "parameters", "processor", "step_coefficients", "ungrouped",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    """Counting needs torch, the formulas do not: it is loaded at first use."""
-    modules = {"count": "counting", "most_held": "held"}
+    """Counting and timing need torch, the formulas do not: they are loaded at first use."""
+    modules = {
+        "count": "counting", "counted_ratio": "counting", "decode_seconds": "measured",
+        "most_held": "held", "one_or_many": "measured", "processor": "measured",
+    }  # fmt: skip
     if name not in modules:
         raise AttributeError(f"module 'llama_viz.cost' has no attribute {name!r}")
     return getattr(import_module(f"llama_viz.cost.{modules[name]}"), name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from llama_viz.exercises.attention import attention_row, farthest_head, score_bytes
 from llama_viz.exercises.grading import NOT_YET, Verdict
+from llama_viz.exercises.grouped_queries import shared_head, texts_that_fit, ungrouped_cache
 from llama_viz.exercises.normalization import (
     largest_addition,
     rms_norm_by_hand,
@@ -29,10 +30,13 @@ __all__ = [
     "largest_addition",
     "rms_norm_by_hand",
     "score_bytes",
+    "shared_head",
     "strongest_pair",
     "surprise",
     "table_parameters",
+    "texts_that_fit",
     "token_count",
+    "ungrouped_cache",
     "wavelength",
     "what_attention_reads",
 ]

@@ -21,7 +21,9 @@ from llama_viz.figures.comparison import comparison
 from llama_viz.figures.covariate_shift import layer_inputs, losses_by_norm
 from llama_viz.figures.embedding import embedding_rows, lookup, nearest_tokens, same_token, word_map
 from llama_viz.figures.feed_forward import neurons
+from llama_viz.figures.head_wiring import head_wiring
 from llama_viz.figures.matrices import matrices
+from llama_viz.figures.model_memory import cache_over_context, what_fits
 from llama_viz.figures.next_token import candidates
 from llama_viz.figures.normalization import rms, vector_through_norm
 from llama_viz.figures.norms import before_and_after, gains, histograms, norm_times
@@ -34,6 +36,8 @@ from llama_viz.figures.positions import (
     turned_pair,
     wavelengths,
 )
+from llama_viz.figures.results import over_seeds, recall_curves, uptraining
+from llama_viz.figures.roofline import memory_ratios, roofline
 from llama_viz.figures.rotary import rotation_angles, score_by_pair
 from llama_viz.figures.tables import linear_layer, number_tables
 from llama_viz.figures.text import token_probabilities
@@ -51,6 +55,7 @@ __all__ = [
     "attention_stages",
     "before_and_after",
     "cache_growth",
+    "cache_over_context",
     "candidates",
     "check",
     "comparison",
@@ -58,6 +63,7 @@ __all__ = [
     "embedding_share",
     "gains",
     "head_kinds",
+    "head_wiring",
     "histograms",
     "layer_inputs",
     "linear_layer",
@@ -66,14 +72,18 @@ __all__ = [
     "loss_by_position",
     "losses_by_norm",
     "matrices",
+    "memory_ratios",
     "merges",
     "nearest_tokens",
     "neurons",
     "norm_times",
     "number_tables",
     "online_softmax",
+    "over_seeds",
     "position_table",
+    "recall_curves",
     "rms",
+    "roofline",
     "rotation_angles",
     "rotation_matrix",
     "same_token",
@@ -84,9 +94,11 @@ __all__ = [
     "token_probabilities",
     "training_run",
     "turned_pair",
+    "uptraining",
     "vector_through_norm",
     "vectors",
     "wavelengths",
+    "what_fits",
     "with_and_without_cache",
     "word_map",
 ]
