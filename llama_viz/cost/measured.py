@@ -52,7 +52,7 @@ def decode_seconds(
     """
     check_counts(n_held=n_held, batch_size=batch_size, runs=runs)
     ids = torch.zeros(batch_size, 1, dtype=torch.long)
-    steps = []
+    steps: list[Callable[[], None]] = []
     for model in models.values():
         config = model.config
         cache = KVCache(config, batch_size, n_held + 1)
