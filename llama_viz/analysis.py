@@ -6,6 +6,7 @@ trace that was saved to a file can be analysed anywhere.
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -626,6 +627,24 @@ def _asked_places(trace: xr.Dataset) -> list[tuple[np.ndarray, np.ndarray]]:
     here = np.arange(2, len(ids))
     queries, keys = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
     return [(here, here - 1), (here, np.zeros_like(here)), (queries, keys)]
+
+
+def overlap_of_heads(trace: xr.Dataset) -> tuple[float, float]:
+    """How alike two heads of a layer look: in pairs that share a key/value head, and in others.
+
+    The overlap of two rows of weights is the sum of the smaller of each pair of weights: 1 where
+    they are equal, 0 where they look at different positions. Means over all queries after the
+    first, which has nothing to choose, over all pairs and layers; NaN where there is no such pair.
+    """
+    require(trace, "attention_weights")
+    weights = trace["attention_weights"].values[:, :, 1:].astype(np.float64)
+    shared = trace["kv_head_of_head"].values
+    overlaps: dict[bool, list[float]] = {True: [], False: []}
+    for one, other in combinations(range(len(shared)), 2):
+        overlap = np.minimum(weights[:, one], weights[:, other]).sum(axis=-1).mean()
+        overlaps[bool(shared[one] == shared[other])].append(float(overlap))
+    inside, between = (np.mean(found) if found else np.nan for found in overlaps.values())
+    return float(inside), float(between)
 
 
 def _residual(trace: xr.Dataset, of: str) -> np.ndarray:

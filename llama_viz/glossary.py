@@ -172,8 +172,14 @@ TERMS: dict[str, Term] = {
              "trained a little further.", "Ainslie et al. 2023"),
         Term("arithmetic intensity", "Operations for each byte that is moved; below the ridge "
              "point of a device, moving takes longer than computing.", "Williams et al. 2009"),
+        Term("ridge point", "The arithmetic intensity at which a device takes as long to compute "
+             "as to move.", "Williams et al. 2009"),
+        Term("memory wall", "Processors became faster than the memory that feeds them: moving "
+             "numbers takes longer than computing with them.", "Wulf and McKee 1995"),
         Term("roofline", "The speed that a device can reach, drawn over arithmetic intensity.",
              "Williams et al. 2009"),
+        Term("BLEU", "How many short runs of words a translation shares with those of people, from "
+             "0 to 100.", "Papineni et al. 2002"),
         # The feed-forward
         Term("feed-forward", "Two or three matrices with an activation between them, for each "
              "position by itself.", _TRANSFORMER),

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from llama_viz.cost.operations import PARTS, Cost, Costs
+from llama_viz.cost.operations import PARTS, Cost, Costs, check_counts, total
+from llama_viz.cost.ratios import ATTENTION
+from llama_viz.kv_cache import KVCache
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llama_viz.kv_cache import KVCache
     from llama_viz.language_model import LanguageModel
     from llama_viz.model import Llama
 
@@ -86,6 +87,29 @@ def count(
         stack.enter_context(counter)
         model(ids, cache=cache)
     return counter.costs()
+
+
+def counted_ratio(lm: LanguageModel | Llama, n: int, *, batch_size: int = 1) -> float:
+    """Numbers moved per multiply-add of a model's attention over n decode steps, counted.
+
+    Attention written out, as in counted_memory_per_arithmetic, which is the same by formula: here
+    softmax, scaling and mask are kernels of their own, each of which reads and writes again.
+    """
+    check_counts(n=n, batch_size=batch_size)
+    model: Any = getattr(lm, "model", lm)
+    device = model.embedding.weight.device
+    ids = torch.zeros(batch_size, n, dtype=torch.long, device=device)
+    cache = KVCache(model.config, batch_size, n)
+    # A step's cost is a straight line over what is held: first and last step stand for all.
+    costs = [count(model, ids[:, :1], cache, fused=False)]
+    if n > 2:
+        with torch.no_grad():
+            model(ids[:, 1:-1], cache=cache)
+    if n > 1:
+        costs.append(count(model, ids[:, -1:], cache, fused=False))
+    steps = [total(row for row in cost if row.operation in (*ATTENTION, COPIES)) for cost in costs]
+    numbers = sum(step.bytes for step in steps) / model.embedding.weight.element_size()
+    return numbers / sum(step.multiply_adds for step in steps)
 
 
 class _Counter(TorchDispatchMode):

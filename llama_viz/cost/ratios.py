@@ -77,3 +77,9 @@ PUBLISHED = (
     Published("MHA", 4096, 26.7, 28.4, 1.7, 46.0),
     Published("MQA", 5440, 26.5, 28.5, 1.5, 3.8),
 )
+
+# Of the same paper: attention sees only the present position and the 31 before it.
+PUBLISHED_LOCAL = (
+    Published("MHA, local", 4096, 26.6, 28.3, 1.7, 23.0),
+    Published("MQA, local", 5440, 26.5, 28.2, 1.5, 3.3),
+)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from llama_viz.exercises.attention import attention_row, farthest_head, score_bytes
 from llama_viz.exercises.grading import NOT_YET, Verdict
+from llama_viz.exercises.grouped_queries import shared_head, texts_that_fit, ungrouped_cache
 from llama_viz.exercises.kv_cache import batch_cache_bytes, most_missed_position, scores_computed
 from llama_viz.exercises.next_token import effective_choices, times_as_likely, tokens_kept
 from llama_viz.exercises.normalization import (
@@ -45,13 +46,16 @@ __all__ = [
     "rms_norm_by_hand",
     "score_bytes",
     "scores_computed",
+    "shared_head",
     "stream_after_block",
     "strongest_pair",
     "surprise",
     "table_parameters",
+    "texts_that_fit",
     "times_as_likely",
     "token_count",
     "tokens_kept",
+    "ungrouped_cache",
     "wavelength",
     "weight_bytes",
     "what_attention_reads",

@@ -30,8 +30,10 @@ from llama_viz.figures.comparison import comparison
 from llama_viz.figures.covariate_shift import layer_inputs, losses_by_norm
 from llama_viz.figures.embedding import embedding_rows, lookup, nearest_tokens, same_token, word_map
 from llama_viz.figures.feed_forward import neurons
+from llama_viz.figures.head_wiring import head_wiring
 from llama_viz.figures.logit_lens import logit_lens
 from llama_viz.figures.matrices import matrices
+from llama_viz.figures.model_memory import cache_over_context, what_fits
 from llama_viz.figures.next_token import candidates
 from llama_viz.figures.normalization import rms, vector_through_norm
 from llama_viz.figures.norms import before_and_after, gains, histograms, norm_times
@@ -46,6 +48,8 @@ from llama_viz.figures.positions import (
     wavelengths,
 )
 from llama_viz.figures.residual import depth, residual_stream
+from llama_viz.figures.results import over_seeds, recall_curves, uptraining
+from llama_viz.figures.roofline import memory_ratios, roofline
 from llama_viz.figures.rotary import rotation_angles, score_by_pair
 from llama_viz.figures.sampling import entropy_along, kept_along, sampling_distribution
 from llama_viz.figures.suite import suite_map
@@ -67,6 +71,7 @@ __all__ = [
     "before_and_after",
     "branches",
     "cache_growth",
+    "cache_over_context",
     "candidates",
     "check",
     "comparison",
@@ -78,6 +83,7 @@ __all__ = [
     "file_map",
     "gains",
     "head_kinds",
+    "head_wiring",
     "histograms",
     "kept_along",
     "layer_inputs",
@@ -89,6 +95,7 @@ __all__ = [
     "loss_by_rows_kept",
     "losses_by_norm",
     "matrices",
+    "memory_ratios",
     "merges",
     "nearest_tokens",
     "neurons",
@@ -97,10 +104,13 @@ __all__ = [
     "norm_times",
     "number_tables",
     "online_softmax",
+    "over_seeds",
     "parameter_treemap",
     "position_table",
+    "recall_curves",
     "residual_stream",
     "rms",
+    "roofline",
     "rotation_angles",
     "rotation_matrix",
     "same_token",
@@ -116,9 +126,11 @@ __all__ = [
     "token_probabilities",
     "training_run",
     "turned_pair",
+    "uptraining",
     "vector_through_norm",
     "vectors",
     "wavelengths",
+    "what_fits",
     "with_and_without_cache",
     "word_map",
     "work_by_step",

@@ -10,6 +10,7 @@ from matplotlib.ticker import FuncFormatter
 from llama_viz.analysis import cache_bytes, config_of, pick, require, token_probability
 from llama_viz.figures import style
 from llama_viz.figures.cache import in_bytes
+from llama_viz.figures.head_wiring import draw_wiring
 from llama_viz.figures.style import Picture, styled
 from llama_viz.tokenizer import SPACE
 
@@ -73,21 +74,8 @@ def _draw_wiring(
 ) -> None:
     """Query heads above, key/value heads below, a line from each head to what it reads."""
     config = config_of(trace)
-    n_heads, n_kv_heads = config.n_heads, config.n_kv_heads
-    panel = figure.panel(f"wiring of {name}", left, bottom, width, 0.5)
-    query = (np.arange(n_heads) + 0.5) / n_heads
-    shared = (np.arange(n_kv_heads) + 0.5) / n_kv_heads
-    for head, group in enumerate(config.kv_head_of_head):
-        panel.plot([query[head], shared[group]], [1, 0], color=style.LINE, lw=0.9, zorder=1)
-    size = float(np.clip(width * 72 / n_heads * 0.5, 2, 7))
-    panel.plot(query, np.ones(n_heads), "o", color=style.QUALITATIVE[0], ms=size, gid="query heads",
-               clip_on=False)  # fmt: skip
-    panel.plot(shared, np.zeros(n_kv_heads), "s", color=style.QUALITATIVE[1], ms=size,
-               gid="key/value heads", clip_on=False)  # fmt: skip
-    panel.set_xlim(0, 1)
-    panel.set_ylim(-0.15, 1.15)
-    panel.set_axis_off()
-    words = f"{config.attention_kind}: {n_heads} heads, {n_kv_heads} kv"
+    draw_wiring(figure.panel(f"wiring of {name}", left, bottom, width, 0.5), config, width)
+    words = f"{config.attention_kind}: {config.n_heads} heads, {config.n_kv_heads} kv"
     figure.write(f"kind of {name}", words, left, bottom + 0.6)
 
 

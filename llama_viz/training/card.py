@@ -6,21 +6,25 @@ of the runs: the card is written by a command and never by hand.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from llama_viz.files import written_whole
 from llama_viz.training.evaluation import DISTANCE_STEP, FACT_KINDS
-from llama_viz.training.recipes import EMBEDDED, GROUPS, RECIPES
-from llama_viz.training.store import Facts, read_csv, read_runs, run_name, write_tables
+from llama_viz.training.recipes import EMBEDDED, GROUPS
+from llama_viz.training.results import by_name, over_seeds
+from llama_viz.training.store import (
+    Facts,
+    Line,
+    read_csv,
+    read_runs,
+    run_name,
+    write_tables,
+)
 from llama_viz.training.stories import KINDS, tell_story
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
-
-Line = dict[str, str]  # of results.csv or recall.csv
 
 
 def write_card(data: Path) -> Path:
@@ -103,23 +107,6 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def over_seeds(values: Sequence[float], write: Callable[[float], str]) -> str:
-    """The mean, and the range between the seeds where there are several."""
-    if not values:
-        return ""
-    if len(values) == 1:
-        return write(values[0])
-    return f"{write(mean(values))} ({write(min(values))} to {write(max(values))})"
-
-
-def _by_name(lines: Sequence[Line]) -> dict[str, list[Line]]:
-    """Lines of each recipe, in the order of the recipes."""
-    found: defaultdict[str, list[Line]] = defaultdict(list)
-    for line in lines:
-        found[line["name"]].append(line)
-    return {name: found[name] for name in RECIPES if name in found}
-
-
 def _recipes(runs: Sequence[Facts]) -> str:
     first = runs[0]["recipe"]
     commands = "\n".join(f"    {run['command']}" for run in runs)
@@ -164,7 +151,7 @@ def _groups(results: Sequence[Line]) -> str:
         lines = [line for line in results if line["group"] == group]
         if group == "matched" and lines:  # beside what they are matched with
             lines = [line for line in results if line["name"] == "mha"] + lines
-        rows = [_sizes_and_losses(name, runs) for name, runs in _by_name(lines).items()]
+        rows = [_sizes_and_losses(name, runs) for name, runs in by_name(lines).items()]
         if rows:
             header = ["", "parameters", "cache, bytes per position", "seeds", "tokens", "minutes",
                       "held-out loss before", "held-out loss", "above the floor"]  # fmt: skip
@@ -196,7 +183,7 @@ def _sizes_and_losses(name: str, runs: Sequence[Line]) -> list[str]:
 def _recall(results: Sequence[Line]) -> str:
     """What each kind of question asks for, answered by the models of full size."""
     names = [*GROUPS["attention"], *GROUPS["matched"], *GROUPS["uptraining"]]
-    found = _by_name([line for line in results if line["name"] in names])
+    found = by_name([line for line in results if line["name"] in names])
     rows = []
     for kind in KINDS:
         shares = {
@@ -218,7 +205,7 @@ def _curve(recall: Sequence[Line], by: str, words: str) -> str:
     """Recall of place, colour and owner over the number of facts, or over the distance."""
     names = [*GROUPS["attention"], *GROUPS["matched"]]
     lines = [line for line in recall if line["by"] == by and line["name"] in names]
-    found = _by_name(lines)
+    found = by_name(lines)
     kinds = [kind for kind in FACT_KINDS if any(line["kind"] == kind for line in lines)]
     sections = []
     for kind in kinds:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from llama_viz.tokenizer import Tokenizer
 
 Facts = dict[str, Any]
+Line = dict[str, str]  # of results.csv or recall.csv
 
 N_SNAPSHOTS = 10  # kept of a run
 RECALL_COLUMNS = ("run", "name", "seed", "by", "value", "kind", "asked", "right")
@@ -293,7 +294,7 @@ def _write_csv(path: Path, columns: list[str], rows: list[Facts]) -> None:
         writer.writerows(rows)
 
 
-def read_csv(path: Path) -> list[dict[str, str]]:
+def read_csv(path: Path) -> list[Line]:
     """The lines of a table, by the names of its columns."""
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
