@@ -30,7 +30,7 @@ from llama_viz.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-EMBEDDED = ("mha", "gqa", "mqa")
+EMBEDDED = ("mha", "gqa", "mqa", "gqa-mean")  # the last is MHA with its heads pooled, trained on
 TOKENIZER_NAME = "tokenizer.model"
 TOKENIZER_NAMES = (TOKENIZER_NAME, "tokenizer.json", "tokenizer.bin")
 
