@@ -21,6 +21,13 @@ def test_every_notebook_is_in_the_list_under_its_own_title():
         assert first.splitlines()[0] == f"# {known[file].question}"
 
 
+def test_the_readme_lists_each_notebook_once():
+    readme = (NOTEBOOKS.parent / "README.md").read_text(encoding="utf-8")
+    there = [lesson for lesson in LESSONS if (NOTEBOOKS / f"{lesson.file}.ipynb").exists()]
+    rows = [f"| [{one.file}](notebooks/{one.file}.ipynb) | {one.question} |" for one in there]
+    assert [line for line in readme.splitlines() if line.startswith("| [")] == rows
+
+
 def test_numbers_are_in_order_and_every_explorer_exists():
     assert [int(lesson.number) for lesson in LESSONS] == list(range(len(LESSONS)))
     assert all(lesson.file.startswith(lesson.number) for lesson in LESSONS)
