@@ -79,7 +79,7 @@ def architecture(
         _draw(panel, drawing, marked)
         left += wide + 0.1
     bars = figure.panel("parameters", left + 0.2, 0.15, SIZES_WIDTH - 1.05, up - 0.2)
-    figure.write("title of parameters", "where they sit", left + 0.2, up + 0.25, color=style.INK)
+    figure.write("title of parameters", "LLaMA's, to scale", left + 0.2, up + 0.25, color=style.INK)
     _draw_sizes(bars, parameters(config))
     return figure
 
