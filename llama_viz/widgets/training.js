@@ -128,10 +128,10 @@ class RecallPanel extends StepsPanel {
     if (!curves.length) return;
     const { x, y, now } = this.axes(1);
     const entries = curves.map(({ name, points }, index) => {
-      const look = `lv-curve lv-look-${index % 8}`;
+      const look = `lv-curve lv-look-${index % 12}`;
       chart.path(points.map(([step, value]) => [x(step), y(value)]), look);
       const [step, value] = nearest(points, now);
-      const mark = `lv-mark lv-look-${index % 8}`;
+      const mark = `lv-mark lv-look-${index % 12}`;
       chart.add("circle", { cx: x(step), cy: y(value), r: 3.2, class: mark });
       const sample = shape("svg", { viewBox: "0 0 22 8", class: "lv-training-sample",
         "aria-hidden": "true" }, shape("path", { d: "M0 4H22", class: look }));

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from llama_viz.checkpoints.native import save_native
+from llama_viz.training.stories import KINDS
 from llama_viz.widgets import TrainingExplorer, training_snapshots
 from tests.browser.places import opened, write_notebook
 from tests.test_training_explorer import HOSTILE, STEPS, TABLE, tiny_model
@@ -61,6 +62,26 @@ def explorer(request, kernel, folder):
     with opened(request.param, folder, "training-explorer") as explorer:
         explorer.wait("!root.textContent.includes('not read yet')")
         yield explorer
+
+
+def test_no_two_kinds_of_questions_look_alike(explorer):
+    looks = explorer.root.evaluate(
+        """(root, count) => {
+          const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+          root.append(svg);
+          const looks = Array.from({ length: count }, (_, index) => {
+            const path = document.createElementNS(svg.namespaceURI, "path");
+            path.setAttribute("class", `lv-curve lv-look-${index}`);
+            svg.append(path);
+            const { stroke, strokeDasharray } = getComputedStyle(path);
+            return `${stroke} ${strokeDasharray}`;
+          });
+          svg.remove();
+          return looks;
+        }""",
+        len(KINDS),
+    )
+    assert len(set(looks)) == len(KINDS)
 
 
 def slide(explorer, snapshot):
