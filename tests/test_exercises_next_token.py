@@ -50,6 +50,7 @@ def test_times_as_likely_is_what_the_sampler_draws_from(trace, temperature):
         (math.exp(1.6), "divided by the temperature, not multiplied"),
         (0.4, "Now take e to it"),
         (math.exp(0.8) / 2, "before you take e"),
+        (math.exp(-0.4), "the second beside the first"),
         (17, "the same sum below them"),
         ("1.49", "Answer with one number"),
     ],
@@ -58,6 +59,17 @@ def test_slips_in_times_as_likely(trace, answer, hint):
     verdict = exercises.times_as_likely(trace, answer, position=POSITION, temperature=2.0)
     assert not verdict.right
     assert hint in verdict.reply
+
+
+def test_two_digits_are_nearly_enough(trace):
+    at_one = {"position": POSITION, "temperature": 1.0}  # e^0.8 = 2.2255
+    verdict = exercises.times_as_likely(trace, 2.2, **at_one)
+    assert not verdict.right
+    assert "three digits" in verdict.reply
+    assert exercises.times_as_likely(trace, 2.23, **at_one).right
+    likely = trace.assign(logits=trace.logits * 1.7)  # perplexity 2.2750
+    verdict = exercises.effective_choices(likely, 2.3, position=POSITION)
+    assert "three digits" in verdict.reply
 
 
 ENTROPY = float(torch.distributions.Categorical(logits=LOGITS.double()).entropy())

@@ -42,6 +42,7 @@ def test_the_row_is_the_one_where_the_loader_finds_it(feature):
         (53, "interleaved layout"),
         (10, "inside the head"),
         (50, "Even features are the first"),
+        (61, "not the feature: 5 // 2"),
         (7, "Find its pair"),
         ("row", "one number"),
     ],
@@ -69,6 +70,7 @@ def test_the_bytes_by_the_blocks_are_right():
         (LLAMA.n_parameters * 4, "float32"),
         (3.79, "not in gigabytes"),
         (1e9, "share a block of 18 bytes"),
+        (1234567890, "Not 1,234,567,890."),
     ],
 )
 def test_each_slip_of_the_bytes_gets_its_hint(answer, hint):

@@ -37,6 +37,8 @@ def times_as_likely(
             float(np.exp(first - second)) / temperature: (
                 "Divide the logits before you take e to them, not the result."
             ),
+            1 / truth: "That is the second beside the first: turn it round.",
+            round(truth, 1): "Nearly: give three digits.",
         },
     )
 
@@ -58,6 +60,7 @@ def effective_choices(trace: xr.Dataset, answer: Any, *, position: int) -> Verdi
             2**entropy: "To nats belongs e; 2 belongs to bits.",
             float(np.exp(entropy / np.log(2))): "To bits belongs 2; e belongs to nats.",
             float(np.exp(-entropy)): "The sum of p ln p is below 0; entropy has a minus before it.",
+            round(truth, 1): "Nearly: give three digits.",
         },
     )
 

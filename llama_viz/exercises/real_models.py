@@ -32,6 +32,8 @@ def half_split_row(answer: Any, *, head_dim: int, head: int, feature: int) -> Ve
             f"further down.",
             head * head_dim + (1 - second) * (head_dim // 2) + pair: "Even features are the first "
             "of their pair, odd ones the second.",
+            head * head_dim + second * (head_dim // 2) + feature: "It is the pair that counts, not "
+            f"the feature: {feature} // 2.",
         },
         write="{:,.0f}".format,
     )
@@ -57,6 +59,7 @@ def weight_bytes(config: ModelConfig, answer: Any, *, kind: str) -> Verdict:
             4.0 * n: "That is float32, 4 bytes for each.",
             truth / 1e9: "Answer in bytes, not in gigabytes.",
         },
+        write=lambda value: f"{value:,.0f}" if value >= 100 else f"{value:,.6g}",
     )
 
 

@@ -52,7 +52,10 @@ def file_map(contents: Mapping[str, Iterable[tuple[str, int]]], title: str) -> P
     bottom, high, key = 0.6, 0.52, 0.35
     across = style.WIDTH - left - 0.3
     figure = Picture("file map", style.WIDTH, bottom + high * len(bars) + key + style.HEADING)
-    figure.heading(title, "each from its first byte to its last; a white line between two pieces")
+    figure.heading(
+        title,
+        "each from its first byte to its last; a white line between pieces that are wide enough",
+    )
     panel = figure.panel("files", left, bottom, across, high * len(bars))
     longest = max(sum(n_bytes for _, n_bytes in pieces) for pieces in bars.values())
     for row, (label, pieces) in enumerate(bars.items()):

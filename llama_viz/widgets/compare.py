@@ -593,10 +593,14 @@ def _losses(columns: Sequence[Column]) -> str:
         if any(loss["per_character"] is None for loss in known):
             return ""
         per, unit = ("per_character", "nats per character, since their tokens differ")
-    pairs = zip(columns, known, strict=True)
-    values = ", ".join(f"{one.name} {loss[per]:.3f}" for one, loss in pairs)
-    best = min(range(len(known)), key=lambda number: known[number][per])
-    return f"{columns[best].name} expects this prompt best: {values} {unit}."
+    written = [f"{loss[per]:.3f}" for loss in known]  # what is not seen apart is not told apart
+    least = min(written, key=float)
+    best = [one.name for one, loss in zip(columns, written, strict=True) if loss == least]
+    if len(best) == len(columns) > 1:
+        return f"{'All' if len(columns) > 2 else 'Both'} expect this prompt alike: {least} {unit}."
+    said = f"{' and '.join(best)} {'expects' if len(best) == 1 else 'expect'} this prompt best"
+    values = ", ".join(f"{one.name} {loss}" for one, loss in zip(columns, written, strict=True))
+    return f"{said}: {values} {unit}."
 
 
 def _texts(columns: Sequence[Column]) -> str:
