@@ -3,6 +3,7 @@
 import json
 import re
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -227,10 +228,13 @@ def test_the_picture_follows_the_state(trace):
     drawn = np.ma.filled(panel.images[0].get_array(), np.nan)
     np.testing.assert_array_equal(drawn[10], trace["attention_weights"].values[1, 6, 10, :11])
     assert np.isnan(drawn[:10]).all()
+    assert matplotlib.colors.to_hex(panel.get_facecolor()) == "#ffffff", "grey is computed again"
     [panel] = [axes for axes in figure.axes if axes.get_label() == "work"]
     [line] = [line for line in panel.lines if line.get_gid() == "without"]
     expected = multiply_adds(trace, use_cache=False).cumsum() / 1e6
     np.testing.assert_allclose(line.get_ydata(), expected)
+    [text] = [text for text in panel.texts if text.get_gid() == "without"]
+    assert text.get_text() == f"without, up to step 4: {expected[4]:,.4g} M"
     words = explorer.describe()
     assert "step 4" in words
     assert "11 queries" in words

@@ -68,6 +68,8 @@ def test_slips_in_the_cache_without_groups(trace):
         (8 * held, "more than one key/value head already"),
         (times * held / 3, "That is one layer"),
         (times * held / 2, "Keys and values are both kept"),
+        (times * int(trace.cache_bytes_used.sum()), "Only the last step counts"),
+        (131.072, "Not 131.072. Add up"),
         (1, "How many times as many"),
     ):
         verdict = exercises.ungrouped_cache(trace, answer)
@@ -98,6 +100,7 @@ def test_the_texts_that_fit():
         (25, "does not fit as a whole"),
         (2, "once, for all texts together"),
         (49, "Keys and values are both kept"),
+        (12, "twice the positions"),
         (7, "divide what is left"),
         (True, "Answer with one number"),
     ],

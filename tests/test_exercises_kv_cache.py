@@ -72,6 +72,8 @@ def test_the_bytes_of_a_batch():
         (BYTES // 3, "Each text of the batch"),
         (BYTES // 32, "cache of its own. Or: Every key/value head"),
         (BYTES * 2, "2 bytes here, not 4"),
+        (1.572864, "Not 1.57286. Answer in bytes, not in gigabytes."),
+        (1.57e9, "Not 1,570,000,000. Nearly: it is a count"),
         (17, "Multiply 2 × layers"),
     ],
 )

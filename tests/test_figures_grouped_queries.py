@@ -121,7 +121,7 @@ def test_caches_grow_and_weights_do_not():
     np.testing.assert_allclose(sizes, 2 * 32 * 32 * 128 * 2 * np.array(contexts) / 1e9)
     np.testing.assert_allclose(named(axes.lines, "weights of 7B").get_ydata(), 13.476831232)
     names = [text.get_text() for text in axes.texts]
-    assert names == ["70B: 1.34 GB", "7B: 2.15 GB"]  # from the lowest
+    assert names == ["70B: 1.34 GB at 4,096", "7B: 2.15 GB at 4,096"]  # from the lowest
     many = panel(figures.cache_over_context({"7B": P["llama2-7b"]}, batch_size=4), "bytes")
     np.testing.assert_allclose(named(many.lines, "cache of 7B").get_ydata(), 4 * np.array(sizes))
 

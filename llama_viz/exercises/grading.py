@@ -123,6 +123,11 @@ def as_number(answer: Any) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def every_digit(value: float) -> str:
+    """A count with all its digits, and what is no whole number as short as others are written."""
+    return f"{value:,.0f}" if value == int(value) else f"{value:,.6g}"
+
+
 def as_whole(answer: Any, choices: Sequence[int]) -> int | None:
     """One of several whole numbers, also as 3.0; None for anything else."""
     value = as_number(answer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from llama_viz.cost import largest_batch, memory
-from llama_viz.exercises.grading import Verdict, grade_number
+from llama_viz.exercises.grading import Verdict, every_digit, grade_number
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -46,6 +46,9 @@ def ungrouped_cache(trace: xr.Dataset, answer: Any) -> Verdict:
         "number goes into the number of query heads.",
         truth / n_layers: "That is one layer; all layers have a cache.",
         truth / 2: "Keys and values are both kept.",
+        truth / held * float(trace.cache_bytes_used.sum()): (
+            "Only the last step counts: it holds the rows of all steps before it."
+        ),
     }
     slips.pop(truth, None)
     return grade_number(
@@ -55,7 +58,7 @@ def ungrouped_cache(trace: xr.Dataset, answer: Any) -> Verdict:
         hint="Add up trace.cache_bytes_used of the last step over the layers. How many times as "
         "many key/value heads would there be?",
         slips=slips,
-        write="{:,.0f}".format,
+        write=every_digit,
     )
 
 
@@ -71,6 +74,9 @@ def texts_that_fit(
         float(truth + 1): "The last one does not fit as a whole.",
         float(card_bytes // needs.total): "The weights are there once, for all texts together.",
         float(room // (needs.cache // 2)): "Keys and values are both kept.",
+        float(largest_batch(config, 2 * context, card_bytes, dtype=dtype)): (
+            "That is for twice the positions."
+        ),
     }
     slips.pop(float(truth), None)
     return grade_number(

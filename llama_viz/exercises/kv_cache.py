@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from llama_viz import surgery
-from llama_viz.exercises.grading import NOT_YET, Verdict, as_number, grade_number
+from llama_viz.exercises.grading import NOT_YET, Verdict, as_number, every_digit, grade_number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +45,7 @@ def scores_computed(answer: Any, *, n_prompt: int, n_steps: int) -> Verdict:
         right=f"{n_prompt} × {n_prompt} in the prefill, then {said}: {truth:.0f}.",
         hint="The prefill is a square; each later step is one row that is one longer.",
         slips=slips,
-        write="{:,.0f}".format,
+        write=every_digit,
     )
 
 
@@ -62,6 +62,8 @@ def batch_cache_bytes(
         (truth / batch_size, "Each text of the batch has rows of its own."),
         (truth / config.n_layers, "Every layer has a cache of its own."),
         (truth / config.n_kv_heads, "Every key/value head has rows of its own."),
+        (truth / 1e9, "Answer in bytes, not in gigabytes."),
+        (float(f"{truth:.3g}"), "Nearly: it is a count, so write every digit."),
     ):
         # Where two slips give one number, both are named.
         slips[wrong] = f"{slips[wrong]} Or: {reply}" if wrong in slips else reply
@@ -73,7 +75,7 @@ def batch_cache_bytes(
         hint="Multiply 2 × layers × key/value heads × head size × positions × texts × bytes per "
         "number.",
         slips=slips,
-        write="{:,.0f}".format,
+        write=every_digit,
     )
 
 

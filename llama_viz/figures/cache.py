@@ -132,7 +132,7 @@ def _draw_rows(
     panel.set_ylim(n_positions - 0.5, -0.5)
     panel.set_xticks([])
     panel.set_yticks([])
-    panel.set_facecolor(style.FAINT if is_map else "white")
+    panel.set_facecolor("white")  # grey is kept for what is computed again
     panel.set_title(name, size=style.SMALL)
     across = end if is_map else width
     if way == "without" and start:
@@ -153,8 +153,9 @@ def _draw_work(panel: Axes, trace: xr.Dataset, step: int) -> None:
     for way, colour in (("without", style.QUALITATIVE[1]), ("with", style.QUALITATIVE[0])):
         so_far = multiply_adds(trace, use_cache=way == "with").cumsum() / 1e6
         panel.plot(steps, so_far, color=colour, lw=1.8, marker=marker, gid=way)
-        panel.annotate(f" {way}: {so_far[step]:,.4g} M", (steps[-1], so_far[-1]), ha="right",
-                       va="bottom", color=colour, size=style.SMALL, gid=way)  # fmt: skip
+        words = f"{way}, up to step {steps[step]}: {so_far[step]:,.4g} M"
+        panel.annotate(words, (steps[-1], so_far[-1]), ha="right", va="bottom", color=colour,
+                       size=style.SMALL, gid=way)  # fmt: skip
         panel.plot([step], [so_far[step]], "o", color=colour, ms=5)
     panel.set_ylim(0, None)
     panel.margins(y=0.3)

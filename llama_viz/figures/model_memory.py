@@ -37,7 +37,7 @@ def cache_over_context(
     """
     if not configs:
         raise ValueError("there are no models to draw")
-    room = style.label_room(list(configs), style.SMALL) + 1.0
+    room = style.label_room(list(configs), style.SMALL) + 1.6
     left, bottom, up = 1.0, 0.65, 3.7
     figure = Picture("cache over context", style.WIDTH, bottom + up + 0.2 + style.HEADING)
     texts = f"{batch_size:,} text{'' if batch_size == 1 else 's'} at once"
@@ -58,7 +58,7 @@ def cache_over_context(
                    gid=f"weights of {name}")  # fmt: skip
         marked = memory(config, 4096, batch_size=batch_size, dtype=dtype).cache / GB
         panel.plot([4096], [marked], "o", color=look.colour, ms=6, gid=f"{name} at 4,096")
-        words = f"{name}: {marked:,.3g} GB"
+        words = f"{name}: {marked:,.3g} GB at 4,096"
         ends.append((float(np.log10(caches[-1])), words, look.colour, name))
     panel.set_xscale("log", base=2)
     panel.set_yscale("log")
