@@ -8,6 +8,7 @@ from matplotlib.patches import Circle, FancyBboxPatch, PathPatch
 from matplotlib.path import Path
 
 from llama_viz.figures import style
+from llama_viz.figures.architecture import tint
 from llama_viz.figures.style import Picture, styled
 from llama_viz.suite import LESSONS
 
@@ -119,7 +120,7 @@ def _box(
         page.add_patch(
             FancyBboxPatch(
                 (LEFT, bottom), BOX, height, boxstyle="round,pad=0,rounding_size=0.06",
-                facecolor=(*_rgb(colour), 0.14), edgecolor=colour, gid=f"box {name}",
+                facecolor=tint(colour), edgecolor=colour, gid=f"box {name}",
             )
         )  # fmt: skip
         top = bottom + height - (0.17 if name == "attention" else height / 2)
@@ -169,7 +170,3 @@ def _row(page: Axes, lesson: Lesson, up: float) -> None:
     detail = lesson.shows + (f"  ·  lv.widgets.{lesson.explorer}" if lesson.explorer else "")
     page.text(LIST + 0.28, up - 0.215, detail, va="center", fontsize=9, color=style.QUIET,
               gid=f"detail {lesson.number}")  # fmt: skip
-
-
-def _rgb(colour: str) -> tuple[float, float, float]:
-    return tuple(int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))  # type: ignore[return-value]
