@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from llama_viz.config import ModelConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class LayerCache:
@@ -35,6 +40,21 @@ class LayerCache:
         A dropped row keeps its place, so that every other row keeps its position.
         """
         return None if self._dropped is None else self._dropped[:, : self.length]
+
+    def hidden(self, n_queries: int) -> Tensor | None:
+        """True where the last n_queries positions must not look, beside ahead; None: nowhere.
+
+        Broadcasts to (batch, key_value_head, query_position, key_position). A padded position sees
+        itself, so that a number stands there; nobody else sees it.
+        """
+        hidden = None if self.dropped is None else self.dropped[None, :, None]
+        if self._cache.padding is None or self._keys is None:
+            return hidden
+        padding = self._cache.padding.to(self._keys.device)
+        key = torch.arange(self.length, device=padding.device)
+        query = key[-n_queries:, None]
+        padded = (key < padding[:, None, None]) & (key != query)
+        return padded[:, None] if hidden is None else padded[:, None] | hidden
 
     @property
     def bytes_used(self) -> int:
@@ -81,6 +101,9 @@ class KVCache:
     dtype and device are those of the first keys appended, unless given. A pass over new positions
     appends to every layer; until the last layer has them, `length` still says where the pass began,
     so a pass that fails halfway can simply be run again.
+
+    padding says how many of the first positions of each row of the batch mean nothing: texts of
+    unequal length are padded on the left, so that all end together.
     """
 
     def __init__(
@@ -91,6 +114,7 @@ class KVCache:
         *,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
+        padding: Sequence[int] | None = None,
     ) -> None:
         self.config = config
         self.batch_size = batch_size
@@ -100,6 +124,7 @@ class KVCache:
                 raise ValueError(f"{name} must be a whole number of at least 1, got {number!r}")
         self._dtype = dtype
         self._device = None if device is None else torch.device(device)
+        self.padding = None if padding is None else self._checked(padding)
         self.layers = [LayerCache(self) for _ in range(config.n_layers)]
 
     @property
@@ -135,6 +160,20 @@ class KVCache:
             )
         for layer in self.layers:
             layer.length = length
+
+    def _checked(self, padding: Sequence[int]) -> Tensor:
+        rows = [int(n) for n in padding]
+        if len(rows) != self.batch_size or not all(0 <= n < self.capacity for n in rows):
+            raise ValueError(
+                f"padding must give each of {self.batch_size} rows a number from 0 to "
+                f"{self.capacity - 1}, got {rows}"
+            )
+        if self.config.rope_scaling is not None and self.config.rope_scaling.kind == "dynamic":
+            raise ValueError(
+                "dynamic rope scaling turns each length by angles of its own: texts of unequal "
+                "length cannot share a pass; run them one by one"
+            )
+        return torch.tensor(rows)
 
     def _reserve(self, like: Tensor) -> tuple[Tensor, Tensor]:
         shape = (self.batch_size, self.config.n_kv_heads, self.capacity, self.config.head_dim)

@@ -113,16 +113,15 @@ class LanguageModel:
                 )
         return ids
 
-    def optimize(self) -> LanguageModel:
-        """Lay the weights out for generation, in place, and return self.
+    def optimize(self, dtype: torch.dtype | None = None) -> LanguageModel:
+        """Lay the model out for writing one token after the other, in place, and return self.
 
-        A step multiplies one row by each weight; stored column by column, the weight is then read
-        in order by both factors of the product, which is faster on a CPU. Results keep within
-        rounding, and every tap stays.
+        dtype also changes the type of the weights: torch.bfloat16 halves the bytes that every token
+        reads, and rounds. Without it results keep within rounding of float32. Every tap stays.
         """
-        for module in self.model.modules():
-            if isinstance(module, torch.nn.Linear):
-                module.weight.data = module.weight.data.t().contiguous().t()
+        from llama_viz.optimization import optimize
+
+        optimize(self.model, dtype)
         return self
 
     def _needs_tokenizer(self, purpose: str) -> Tokenizer:

@@ -52,8 +52,13 @@ class RotaryEmbedding(nn.Module):
         self.frequencies = self._frequencies()
         self.angle = Tap("position", "pair")
 
-    def forward(self, start: int, end: int, device: torch.device) -> Tensor:
-        """Complex numbers of length 1 for positions start to end: (1, position, 1, pair)."""
+    def forward(
+        self, start: int, end: int, device: torch.device, padding: Tensor | None = None
+    ) -> Tensor:
+        """Complex numbers of length 1 for positions start to end: (batch, position, 1, pair).
+
+        padding, (batch,), says how many positions later each row begins; without it batch is 1.
+        """
         frequencies = self.frequencies
         if self.scaling is not None and self.scaling.kind == "dynamic":
             frequencies = self._frequencies(end)
@@ -64,8 +69,10 @@ class RotaryEmbedding(nn.Module):
                     "that are cached keep their old angles",
                     stacklevel=2,
                 )
-        positions = torch.arange(start, end, device=device, dtype=torch.float32)
-        angle = self.angle((positions[:, None] * frequencies.to(device))[None])
+        positions = torch.arange(start, end, device=device, dtype=torch.float32)[None]
+        if padding is not None:
+            positions = (positions - padding.to(device)[:, None]).clamp(min=0)
+        angle = self.angle(positions[..., None] * frequencies.to(device))
         return torch.polar(torch.ones_like(angle), angle)[:, :, None]
 
     def _frequencies(self, n_positions: int = 0) -> Tensor:
@@ -113,53 +120,55 @@ class Attention(nn.Module):
         query = self.query_rotated(rotate(query, rotation)).transpose(1, 2)
         key = self.key_rotated(rotate(key, rotation)).transpose(1, 2)
         value = value.transpose(1, 2)  # (batch, key_value_head, position, head_feature)
-        dropped = None
+        hidden = None
         if cache is not None:
             key, value = cache.append(key, value)
-            dropped = cache.dropped
+            hidden = cache.hidden(query.shape[2])
 
         observed = self.scores.observed or self.weights.observed
         attend = self._attend_written_out if observed else self._attend_fused
-        heads = self.head_output(attend(query, key, value, dropped).transpose(1, 2))
+        heads = self.head_output(attend(query, key, value, hidden).transpose(1, 2))
         return self.output(heads.flatten(-2))
 
     def _attend_written_out(
-        self, query: Tensor, key: Tensor, value: Tensor, dropped: Tensor | None
+        self, query: Tensor, key: Tensor, value: Tensor, hidden: Tensor | None
     ) -> Tensor:
         """softmax(query key^T / sqrt(head_dim) + mask) value, one step a line."""
         # Query heads that share a key/value head are rows of one product: no key is copied.
         grouped = query.reshape(*key.shape[:2], -1, self.head_dim)
         scores = grouped @ key.transpose(-2, -1) * self.head_dim**-0.5
         scores = self.scores(scores.view(*query.shape[:3], -1))
-        allowed = self._allowed(query.shape[2], key.shape[2], dropped, query.device)
-        masked = scores.masked_fill(~allowed, float("-inf"))
+        masked = scores
+        if query.shape[2] > 1 or hidden is not None:  # else the newest position sees every key
+            allowed = self._allowed(query.shape[2], key.shape[2], hidden, query.device)
+            masked = scores.masked_fill(~allowed, float("-inf"))
         weights = self.weights(masked.softmax(dim=-1, dtype=torch.float32).to(value.dtype))
         mixed = weights.reshape(*grouped.shape[:3], -1) @ value
         return mixed.view(*query.shape)
 
     def _attend_fused(
-        self, query: Tensor, key: Tensor, value: Tensor, dropped: Tensor | None
+        self, query: Tensor, key: Tensor, value: Tensor, hidden: Tensor | None
     ) -> Tensor:
         """The same in one kernel, which keeps no scores."""
         n_new, n_held = query.shape[2], key.shape[2]
-        if n_new == 1 and dropped is None:  # the newest position sees every key: nothing to mask
+        if n_new == 1 and hidden is None:  # the newest position sees every key: nothing to mask
             grouped = query.reshape(*key.shape[:2], -1, self.head_dim)
             return F.scaled_dot_product_attention(grouped, key, value).view(*query.shape)
-        is_plain = n_new == n_held and dropped is None
-        mask = None if is_plain else self._allowed(n_new, n_held, dropped, query.device)
+        is_plain = n_new == n_held and hidden is None
+        mask = None if is_plain else self._allowed(n_new, n_held, hidden, query.device)
         return F.scaled_dot_product_attention(
             query, key, value, mask, is_causal=mask is None, enable_gqa=True
         )
 
     def _allowed(
-        self, n_queries: int, n_keys: int, dropped: Tensor | None, device: torch.device
+        self, n_queries: int, n_keys: int, hidden: Tensor | None, device: torch.device
     ) -> Tensor:
-        """True where a query may look: not ahead, and not at rows that its cache has dropped."""
+        """True where a query may look: not ahead, and not at what its cache hides."""
         allowed = causal_mask(n_queries, n_keys, device)
-        if dropped is None:
+        if hidden is None:
             return allowed
-        kept = ~dropped.repeat_interleave(self.n_heads // self.n_kv_heads, dim=0)
-        return allowed & kept[:, None]  # (head, query_position, key_position)
+        # (batch, head, query_position, key_position)
+        return allowed & ~hidden.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1)
 
 
 def causal_mask(n_queries: int, n_keys: int, device: torch.device | None = None) -> Tensor:
@@ -201,7 +210,9 @@ class Block(nn.Module):
 class Llama(nn.Module):
     """Token ids (batch, position) to logits (batch, position, vocabulary).
 
-    With a cache, ids are the new positions only: their keys and values are appended to it.
+    With a cache, ids are the new positions only: their keys and values are appended to it. A cache
+    with padding takes rows of ids that begin with as many ids of no meaning: their logits mean
+    nothing either, and every other row position is as if its row stood alone.
 
     Raises ValueError for ids out of range, more positions than the context, or a full cache.
     """
@@ -220,7 +231,8 @@ class Llama(nn.Module):
 
     def forward(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
         start = self._check(ids, cache)
-        rotation = self.rotary(start, start + ids.shape[1], ids.device)
+        padding = None if cache is None else cache.padding
+        rotation = self.rotary(start, start + ids.shape[1], ids.device, padding)
         x = self.embedding(ids)
         for number, block in enumerate(self.blocks):
             x = block(x, rotation, None if cache is None else cache.layers[number])

@@ -113,7 +113,7 @@ def load(
             f"but the tokenizer has {words.vocab_size}; give the tokenizer it was trained with"
         )
     name = path.name if path.is_dir() else path.stem
-    return LanguageModel(loaded.model, words, name, path, loaded.metadata).optimize()
+    return LanguageModel(loaded.model, words, name, path, loaded.metadata)
 
 
 def detect(path: Path) -> tuple[Format, Path]:

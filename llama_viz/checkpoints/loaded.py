@@ -66,7 +66,8 @@ def build_model(
     # The largest first: while one is filled its source is in memory as well.
     parameters = sorted(model.named_parameters(), key=lambda pair: -pair[1].numel())
     for name, parameter in parameters:  # a tied head is not named again
-        # A Linear's weight stands column by column at once, as LanguageModel.optimize() has it.
+        # A Linear's weight stands column by column: a pass over one position multiplies one row by
+        # it, and on a CPU that reads it in order.
         by_columns = id(parameter) in linear
         shape = tuple(reversed(parameter.shape)) if by_columns else tuple(parameter.shape)
         # Room first, then what fills it: what is read and dropped then leaves no hole behind it.

@@ -1,0 +1,139 @@
+"""Faster decoding: the same model, laid out for passes over one new position.
+
+Such a pass multiplies one row by every weight. Two things take its time: the weights must be read
+from memory, all of them, and a hundred small operations must be started. So products are shared out
+over the threads, and projections that read the same row are joined into one product. Where somebody
+listens inside a part, that part runs as model.py has it, on the same weights.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llama_viz.model import Attention, FeedForward, Llama, rotate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llama_viz.kv_cache import LayerCache
+
+
+def optimize(model: Llama, dtype: torch.dtype | None = None) -> None:
+    """Lay a model out for decoding, in place; dtype (None: as it is) is that of the weights.
+
+    Its weights are views of joined buffers afterwards: change them in place (copy_), or call this
+    again after replacing them.
+    """
+    if dtype is not None:
+        if not dtype.is_floating_point:
+            raise ValueError(f"weights need a floating-point type, got {dtype}")
+        model.to(dtype)
+    for module in list(model.modules()):
+        if isinstance(module, Attention):
+            module.__class__ = OptimizedAttention
+            module.joined = JoinedWeights((module.query, module.key, module.value))
+            module.inside = (module.query, module.key, module.value, module.query_rotated,
+                             module.key_rotated, module.scores, module.weights,
+                             module.head_output)  # fmt: skip
+            module.output.__class__ = OneRowLinear
+            module.output.joined = JoinedWeights((module.output,))
+        elif isinstance(module, FeedForward):
+            module.__class__ = OptimizedFeedForward
+            module.joined = JoinedWeights((module.gate, module.up))
+            module.inside = (module.gate, module.up, module.neuron_activation)
+            module.down.__class__ = OneRowLinear
+            module.down.joined = JoinedWeights((module.down,))
+    model.output.__class__ = OneRowLinear
+    model.output.joined = JoinedWeights((model.output,))
+
+
+class JoinedWeights:
+    """The weights of Linears that read the same row, in one buffer of which they become views.
+
+    In float32 on a CPU the buffer is stored column by column, as (input, output), and cut along the
+    input into one share for each thread: PyTorch would multiply a single row on one thread, but of
+    a batch of products each thread takes its own. Their sum is the product. Elsewhere the buffer is
+    stored row by row, as the kernels there like it.
+    """
+
+    def __init__(self, linears: Sequence[nn.Linear]) -> None:
+        self.linears = tuple(linears)
+        weight = torch.cat([linear.weight.data for linear in linears])
+        n_outputs, n_inputs = weight.shape
+        self.n_shares = 0
+        if weight.dtype == torch.float32 and weight.device.type == "cpu":
+            n_threads = torch.get_num_threads()
+            self.n_shares = max(n for n in range(1, n_threads + 1) if n_inputs % n == 0)
+            weight = weight.t().contiguous()
+            self.shares = weight.view(self.n_shares, -1, n_outputs)
+            weight = weight.t()
+        self.weight = weight
+        parts = weight.split([linear.out_features for linear in linears])
+        for linear, part in zip(linears, parts, strict=True):
+            linear.weight.data = part
+        self._addresses = [part.data_ptr() for part in parts]
+
+    @property
+    def current(self) -> bool:
+        """Whether the Linears still read this buffer, and not weights that replaced it."""
+        return all(
+            linear.weight.data_ptr() == address
+            for linear, address in zip(self.linears, self._addresses, strict=True)
+        )
+
+    def product(self, row: Tensor) -> Tensor:
+        """row (1, 1, input) times all weights: (1, 1, output)."""
+        if self.n_shares < 2:
+            return F.linear(row, self.weight)
+        return torch.bmm(row.view(self.n_shares, 1, -1), self.shares).sum(0, keepdim=True)
+
+
+class OneRowLinear(nn.Linear):
+    """A Linear that shares the product of a single row out over the threads."""
+
+    joined: JoinedWeights
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.numel() == self.in_features and self.joined.current:
+            return self.joined.product(x)
+        return F.linear(x, self.weight)
+
+
+def _observed(modules: Sequence[nn.Module]) -> bool:
+    return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+
+
+class OptimizedAttention(Attention):
+    """Attention with one product for query, key and value, while nobody listens inside."""
+
+    joined: JoinedWeights
+    inside: tuple[nn.Module, ...]
+
+    def forward(self, x: Tensor, rotation: Tensor, cache: LayerCache | None = None) -> Tensor:
+        is_one_row = x.shape[0] * x.shape[1] == 1
+        if not is_one_row or cache is None or _observed(self.inside) or not self.joined.current:
+            return super().forward(x, rotation, cache)
+        heads = self.joined.product(x).view(1, 1, -1, self.head_dim)
+        turned, value = heads.tensor_split([self.n_heads + self.n_kv_heads], dim=2)
+        query, key = rotate(turned, rotation).tensor_split([self.n_heads], dim=2)
+        keys, values = cache.append(key.transpose(1, 2), value.transpose(1, 2))
+        mixed = self._attend_fused(query.transpose(1, 2), keys, values, cache.hidden(1))
+        return self.output(mixed.reshape(1, 1, -1))
+
+
+class OptimizedFeedForward(FeedForward):
+    """SwiGLU with one product for gate and up, while nobody listens inside."""
+
+    joined: JoinedWeights
+    inside: tuple[nn.Module, ...]
+
+    def forward(self, x: Tensor) -> Tensor:
+        is_one_row = x.shape[0] * x.shape[1] == 1
+        if not is_one_row or _observed(self.inside) or not self.joined.current:
+            return super().forward(x)
+        gate, up = self.joined.product(x).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)
