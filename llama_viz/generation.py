@@ -220,38 +220,72 @@ def run_steps(
     Without a cache all ids pass in every step; a cache that holds the first of them is continued.
     The first tokens are those that are forced.
     """
-    generator = torch.Generator().manual_seed(sampling.seed)
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    tokenizer = lm.tokenizer
-    eos_id = None if tokenizer is None else tokenizer.eos_id
-    is_text_empty = tokenizer is None or not tokenizer.decode_bytes(prompt_ids)
-    ids = list(prompt_ids)
+    writer = Writer(lm, prompt_ids, max_new_tokens, sampling, forced)
     start = 0 if cache is None else cache.length
-    for index in range(max_new_tokens):
+    while not writer.done:
         began = time.perf_counter()
         with torch.inference_mode():
-            new = torch.tensor([ids[start:]], device=lm.device)
+            new = torch.tensor([writer.ids[start:]], device=lm.device)
             logits = forward(new, cache)[0, -1]
-            is_forced = index < len(forced)
-            token_id = forced[index] if is_forced else sampling.draw(logits, generator)
-            probability = float(logits.float().softmax(dim=-1)[token_id])
-        end = len(ids)
-        reason = _stop_reason(lm, token_id, eos_id, end, index + 1 == max_new_tokens)
-        text = ""
-        if tokenizer is not None:
-            # The very first piece of a text loses its leading space, so it is decoded with BOS.
-            new_bytes = tokenizer.decode_bytes([*ids, token_id] if is_text_empty else [token_id])
-            is_text_empty = is_text_empty and not new_bytes
-            text = decoder.decode(new_bytes, final=reason is not None)
-        seconds = time.perf_counter() - began
-        yield Step(
-            index, start, end, token_id, lm.label(token_id), text, probability, seconds, logits,
-            reason,
-        )  # fmt: skip
-        if reason is not None:
-            return
-        ids.append(token_id)
+        end = len(writer.ids)
+        yield writer.write(logits, start, began)
         start = end if cache is not None else 0
+
+
+class Writer:
+    """One text while it is written: its ids so far, and what every next token is drawn with."""
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        prompt_ids: list[int],
+        max_new_tokens: int,
+        sampling: Sampling,
+        forced: Sequence[int] = (),
+    ) -> None:
+        self.ids = list(prompt_ids)
+        self.done = False
+        self._lm, self._sampling, self._forced = lm, sampling, forced
+        self._max_new_tokens = max_new_tokens
+        self._n_written = 0
+        self._generator = torch.Generator().manual_seed(sampling.seed)
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._eos_id = None if lm.tokenizer is None else lm.tokenizer.eos_id
+        self._is_empty = lm.tokenizer is None or not lm.tokenizer.decode_bytes(prompt_ids)
+
+    def write(self, logits: Tensor, start: int, began: float) -> Step:
+        """Draw a token from the logits (vocabulary,) of the last position and append it.
+
+        start is the first position of the pass that gave them, began the time when it began.
+        """
+        index, end = self._n_written, len(self.ids)
+        with torch.inference_mode():
+            is_forced = index < len(self._forced)
+            token_id = (
+                self._forced[index] if is_forced else self._sampling.draw(logits, self._generator)
+            )
+            probability = float(logits.float().softmax(dim=-1)[token_id])
+        is_last = index + 1 == self._max_new_tokens
+        reason = _stop_reason(self._lm, token_id, self._eos_id, end, is_last)
+        text = self._text(token_id, reason is not None)
+        self.ids.append(token_id)
+        self._n_written += 1
+        self.done = reason is not None
+        seconds = time.perf_counter() - began
+        return Step(
+            index, start, end, token_id, self._lm.label(token_id), text, probability, seconds,
+            logits, reason,
+        )  # fmt: skip
+
+    def _text(self, token_id: int, is_last: bool) -> str:
+        """The text that a token completes."""
+        tokenizer = self._lm.tokenizer
+        if tokenizer is None:
+            return ""
+        # The very first piece of a text loses its leading space, so it is decoded with BOS.
+        new = tokenizer.decode_bytes([*self.ids, token_id] if self._is_empty else [token_id])
+        self._is_empty = self._is_empty and not new
+        return self._decoder.decode(new, final=is_last)
 
 
 def _stop_reason(
@@ -264,7 +298,7 @@ def _stop_reason(
     if n_positions >= lm.config.max_seq_len:
         warnings.warn(
             f"the context of {lm.config.max_seq_len} positions is full: generation stops here",
-            stacklevel=4,
+            stacklevel=5,
         )
         return "context"
     return None

@@ -57,6 +57,15 @@ class LayerCache:
         return padded[:, None] if hidden is None else padded[:, None] | hidden
 
     @property
+    def capacity(self) -> int:
+        """Positions that there is room for."""
+        return self._cache.capacity
+
+    def row_bytes(self, n_positions: int) -> int:
+        """Bytes that this many positions take in one row of the batch; 0 before the first keys."""
+        return self.bytes_reserved // self._cache.batch_size * n_positions // self._cache.capacity
+
+    @property
     def bytes_used(self) -> int:
         """Bytes of the positions held, dropped rows included."""
         return self.bytes_reserved * self.length // self._cache.capacity

@@ -8,7 +8,7 @@ listens inside a part, that part runs as model.py has it, on the same weights.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -34,21 +34,19 @@ def optimize(model: Llama, dtype: torch.dtype | None = None) -> None:
         model.to(dtype)
     for module in list(model.modules()):
         if isinstance(module, Attention):
-            module.__class__ = OptimizedAttention
-            module.joined = JoinedWeights((module.query, module.key, module.value))
-            module.inside = (module.query, module.key, module.value, module.query_rotated,
-                             module.key_rotated, module.scores, module.weights,
-                             module.head_output)  # fmt: skip
-            module.output.__class__ = OneRowLinear
-            module.output.joined = JoinedWeights((module.output,))
+            _become(OptimizedAttention, module).lay_out()
         elif isinstance(module, FeedForward):
-            module.__class__ = OptimizedFeedForward
-            module.joined = JoinedWeights((module.gate, module.up))
-            module.inside = (module.gate, module.up, module.neuron_activation)
-            module.down.__class__ = OneRowLinear
-            module.down.joined = JoinedWeights((module.down,))
-    model.output.__class__ = OneRowLinear
-    model.output.joined = JoinedWeights((model.output,))
+            _become(OptimizedFeedForward, module).lay_out()
+    _become(OneRowLinear, model.output).lay_out()
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def _become(kind: type[M], module: nn.Module) -> M:
+    """The same module, with its weights, hooks and taps, as a subclass of its class."""
+    module.__class__ = kind
+    return cast("M", module)
 
 
 class JoinedWeights:
@@ -97,6 +95,10 @@ class OneRowLinear(nn.Linear):
 
     joined: JoinedWeights
 
+    def lay_out(self) -> None:
+        """Store the weight so that it can be shared out."""
+        self.joined = JoinedWeights([self])
+
     def forward(self, x: Tensor) -> Tensor:
         if x.numel() == self.in_features and self.joined.current:
             return self.joined.product(x)
@@ -112,6 +114,13 @@ class OptimizedAttention(Attention):
 
     joined: JoinedWeights
     inside: tuple[nn.Module, ...]
+
+    def lay_out(self) -> None:
+        """Join the three projections, and store the output's weight so that it can be shared."""
+        projections = (self.query, self.key, self.value)
+        taps = (self.query_rotated, self.key_rotated, self.scores, self.weights, self.head_output)
+        self.joined, self.inside = JoinedWeights(projections), (*projections, *taps)
+        _become(OneRowLinear, self.output).lay_out()
 
     def forward(self, x: Tensor, rotation: Tensor, cache: LayerCache | None = None) -> Tensor:
         is_one_row = x.shape[0] * x.shape[1] == 1
@@ -130,6 +139,13 @@ class OptimizedFeedForward(FeedForward):
 
     joined: JoinedWeights
     inside: tuple[nn.Module, ...]
+
+    def lay_out(self) -> None:
+        """Join gate and up, and store the weight of down so that it can be shared."""
+        projections = (self.gate, self.up)
+        self.joined = JoinedWeights(projections)
+        self.inside = (*projections, self.neuron_activation)
+        _become(OneRowLinear, self.down).lay_out()
 
     def forward(self, x: Tensor) -> Tensor:
         is_one_row = x.shape[0] * x.shape[1] == 1

@@ -7,6 +7,7 @@ cache. Its hooks copy what passes the taps into buffers that were made before th
 from __future__ import annotations
 
 import logging
+import math
 import platform
 import re
 import threading
@@ -48,11 +49,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("llama_viz")
 
-# What is not read at a tap: cache variables at the attention module, the rest after each pass.
-CACHE_VARIABLES = ("cache_length", "cache_bytes_used", "cache_bytes_reserved")
 MAPS = ("attention_scores", "attention_weights")
 LENS_VARIABLES = ("lens_id", "lens_probability")
 SAMPLED_VARIABLES = ("sampled_id", "sampled_probability")
+# What is not read at a tap: cache variables at the attention module, the rest after each pass.
+CACHE_VARIABLES = ("cache_length", "cache_bytes_used", "cache_bytes_reserved")
+PROBABILITY_VARIABLES = ("entropy", "candidate_id", "candidate_probability")
 # How far the logit lens goes at once: rows x vocabulary numbers, 32 MB in float32.
 LENS_CHUNK = 2**23
 
@@ -352,6 +354,8 @@ class Recorder:
         n_candidates: int,
         sampling: Sampling,
         forced: Sequence[int] = (),
+        batch_row: int = 0,
+        padding: int = 0,
     ) -> None:
         self.lm = lm
         self.plan = _Plan.make(lm, len(prompt_ids), max_new_tokens, taps, layers, n_candidates)
@@ -373,10 +377,17 @@ class Recorder:
         self._prompt_text = prompt if isinstance(prompt, str) else None
         self._attributes: dict[str, Any] | None = None
         self._labels: np.ndarray | None = None
+        self.batch_row, self.padding = batch_row, padding
         self._buffers = {name: self._buffer(name) for name in self.plan.variables}
+        # The same memory seen by numpy, which writes single numbers sooner: what a step leaves.
+        self._numbers = {name: buffer.numpy() for name, buffer in self._buffers.items()
+                         if VARIABLES[name].dims[0] == "step"}  # fmt: skip
         # Values of the pass under way that are needed after it: variable -> row -> tensor.
-        self._latest: dict[str, dict[int, Tensor]] = {"residual_out": {}, "head_output": {}}
+        self._passed: dict[str, dict[int, Tensor]] = {}
+        self._place_of: dict[tuple[str, int], Place] = {}
+        self._caches: dict[int, LayerCache] = {}
         self._bounds: tuple[int, int] | None = None
+        self._collects = False
         self._thread = 0
         self._n_passes = 0
         self._n_positions = 0
@@ -387,53 +398,66 @@ class Recorder:
     def run(self) -> Iterator[Step]:
         """Generate with the hooks on; each step is handed out when it is recorded."""
         cache = KVCache(self.lm.config, capacity=self.plan.sizes["position"])
-        with self._listening():
+        with self.listening():
             for step in run_steps(
                 self.lm, self.prompt_ids, self.max_new_tokens, self.sampling, cache, self._forward,
                 self.forced,
             ):  # fmt: skip
-                self._keep_step(step)
+                self.keep_step(step)
                 yield step
 
     def run_forward(self) -> None:
         """Pass the prompt once, with the hooks on."""
         cache = KVCache(self.lm.config, capacity=self.plan.sizes["position"])
-        with self._listening(), torch.inference_mode():
+        with self.listening(), torch.inference_mode():
             self._forward(torch.tensor([self.prompt_ids], device=self.lm.device), cache)
 
     def _forward(self, ids: Tensor, cache: KVCache) -> Tensor:
-        """One pass of this run. Hooks record inside it alone: others may use the model between."""
-        began = time.perf_counter()
-        start = cache.length
-        end = start + ids.shape[1]
-        self._thread, self._bounds = threading.get_ident(), (start, end)
-        try:
+        """One pass of this run."""
+        with self.passing(cache.length, cache.length + ids.shape[1]):
             logits = self.lm.model(ids, cache=cache)
+        return logits
+
+    @contextmanager
+    def passing(self, start: int, end: int) -> Iterator[None]:
+        """Record the pass inside, over these positions of the text.
+
+        Hooks record inside it alone, and in this thread: others may use the model between.
+        """
+        began = time.perf_counter()
+        self._thread, self._bounds = threading.get_ident(), (start, end)
+        # A changed value may change again, in place, farther on: then it is copied where it passes.
+        self._collects = end - start == 1 and not self.lm.model.interventions
+        try:
+            yield
+            self._after_pass(start, end)
         finally:
             self._bounds = None
+            for rows in self._passed.values():
+                rows.clear()
         self.edited += [n for n in self.lm.model.interventions if n not in self.edited]
         self._step_of_position[start:end] = self._n_passes
-        self._after_pass(start, end, logits[0, -1])
-        self._put_step("step_positions", ids.shape[1])
+        self._put_step("step_positions", end - start)
         self._put_step("step_seconds", time.perf_counter() - began)
         self._n_passes += 1
         self._n_positions = end
-        return logits
 
-    def _keep_step(self, step: Step) -> None:
+    def keep_step(self, step: Step) -> None:
+        """Add what the pass before has written."""
         self.steps.append(step)
         for name, value in (
             ("sampled_id", step.id),
             ("sampled_probability", step.probability),
             ("step_seconds", step.seconds),
         ):
-            if name in self._buffers:
-                self._buffers[name][step.index] = value
+            if name in self._numbers:
+                self._numbers[name][step.index] = value
 
     # Listening
 
     @contextmanager
-    def _listening(self) -> Iterator[None]:
+    def listening(self) -> Iterator[None]:
+        """Hooks on inside the block, off after it, whatever happens."""
         handles: list[RemovableHandle] = []
         try:
             for place in places(self.lm.config.n_layers):
@@ -441,18 +465,19 @@ class Recorder:
                 if row is None:
                     continue
                 module = self.lm.model.get_submodule(place.path)
-                keep = self._keeper(place, row)
+                hear = self._listener(place, row)
                 if place.before:
                     handles.append(module.register_forward_pre_hook(
-                        lambda module, args, keep=keep: keep(args[0])))  # fmt: skip
+                        lambda module, args, hear=hear: hear(args[0])))  # fmt: skip
                 else:
                     handles.append(module.register_forward_hook(
-                        lambda module, args, output, keep=keep: keep(output)))  # fmt: skip
+                        lambda module, args, output, hear=hear: hear(output)))  # fmt: skip
+            handles.append(self.lm.model.register_forward_hook(self._hear_logits))
             for row, layer in enumerate(self.plan.layers):
                 if any(name in self._buffers for name in (*CACHE_VARIABLES, *MAPS)):
                     module = self.lm.model.get_submodule(f"blocks.{layer}.attention")
                     handles.append(module.register_forward_hook(
-                        lambda module, args, output, row=row: self._keep_cache(row, args[2])
+                        lambda module, args, output, row=row: self._hear_cache(row, args[2])
                     ))  # fmt: skip
             yield
         finally:
@@ -481,53 +506,117 @@ class Recorder:
         """Start and end of the pass under way; None where it is not this recording's."""
         return self._bounds if threading.get_ident() == self._thread else None
 
-    def _keeper(self, place: Place, row: int) -> Callable[[Tensor], None]:
-        """What copies the values of one place into its buffer."""
-        variable, dims = place.variable, place.dims
-        buffer = self._buffers.get(variable)
-        target = buffer if buffer is None or row < 0 else buffer[row]
-        is_map = "query_position" in dims
-        is_scores = variable == "attention_scores"
-        needed_after = self._needed_after(variable)
-        sizes = self.plan.sizes
+    def _listener(self, place: Place, row: int) -> Callable[[Tensor], None]:
+        """What hears the values of one place.
 
-        def keep(value: Tensor) -> None:
+        A pass over one position is short and goes through every place: it collects what it hears,
+        and copies afterwards, all layers at once. A longer pass copies at once: what all layers
+        made would not have to stand in memory twice.
+        """
+        self._place_of[place.variable, row] = place
+        passed = self._passed.setdefault(place.variable, {})
+        is_kept = place.variable in self._buffers
+        is_needed_after = self._needed_after(place.variable)
+
+        def hear(value: Tensor) -> None:
             bounds = self._bounds_of_my_pass()
             if bounds is None:
                 return
-            start, end = bounds
-            now = {"position": end - start, "query_position": end - start, "key_position": end}
-            shape = tuple(now.get(dim) or sizes[dim] for dim in dims)
-            if value.shape[0] != 1 or value[0].numel() != int(np.prod(shape)):
-                raise ValueError(
-                    f"{place.name} gave the shape {tuple(value.shape)}, but its axes are "
-                    f"(batch, {', '.join(dims)}) with the sizes {(1, *shape)}"
-                )
-            value = value[0].reshape(shape)
-            if needed_after:
-                self._latest[variable][row] = value
-            if target is None:
-                return
-            if is_scores and end - start > 1:
-                hidden = ~causal_mask(end - start, end, value.device)
-                value = value.masked_fill(hidden, float("nan"))
-            if is_map:
-                target[:, start:end, :end] = value
+            if self._collects or is_needed_after:
+                passed[row] = value
+            if is_kept and not self._collects:
+                self._keep(place, row, value, *bounds)
+
+        return hear
+
+    def _hear_logits(self, module: Any, args: tuple, output: Tensor) -> None:
+        if self._bounds_of_my_pass() is not None:
+            self._last_logits = output[self.batch_row, -1]
+
+    def _hear_cache(self, row: int, cache: LayerCache) -> None:
+        if self._bounds_of_my_pass() is not None:
+            self._caches[row] = cache
+
+    def _keep(self, place: Place, row: int, value: Tensor, start: int, end: int) -> None:
+        """Copy the values of one place into its buffer."""
+        value = self._of_this_text(place, value, start, end)
+        if place.variable == "attention_scores" and end - start > 1:
+            hidden = ~causal_mask(end - start, end, value.device)
+            value = value.masked_fill(hidden, float("nan"))
+        self._put(place.variable, value, start, end, row)
+
+    def _keep_collected(self, start: int, end: int) -> None:
+        """Copy what a pass over one position has collected, each variable in one go."""
+        for variable, values in self._passed.items():
+            if variable not in self._buffers or not values:
+                continue
+            places = [self._place_of[variable, row] for row in values]
+            shapes = {value.shape for value in values.values()}
+            if len(values) == len(self._buffers[variable]) and len(shapes) == 1:
+                # All rows, in their order: the layers pass one after the other.
+                first = self._of_this_text(places[0], next(iter(values.values())), start, end)
+                together = torch.stack(list(values.values()))
+                together = together.flatten(2)[:, min(self.batch_row, together.shape[1] - 1)]
+                padded = together.view(len(values), *first.shape[:-1], -1)
+                self._put(variable, padded[..., -first.shape[-1] :], start, end)
             else:
-                target[start:end] = value
+                for place, (row, value) in zip(places, values.items(), strict=True):
+                    self._keep(place, row, value, start, end)
 
-        return keep
+    def _of_this_text(self, place: Place, value: Tensor, start: int, end: int) -> Tensor:
+        """A value without batch axis and padding, its axes apart; checked against its place."""
+        now = {"position": end - start, "query_position": end - start, "key_position": end}
+        sizes = [now.get(dim) or self.plan.sizes[dim] for dim in place.dims]
+        # A first pass begins with the padding; later ones only have it among their keys.
+        has_padding = ("key_position",) if start else tuple(now)
+        padded = [
+            size + self.padding * (dim in has_padding)
+            for dim, size in zip(place.dims, sizes, strict=True)
+        ]
+        row = min(self.batch_row, value.shape[0] - 1)  # what is the same for all has one row
+        if value[row].numel() != math.prod(padded):
+            raise ValueError(
+                f"{place.name} gave the shape {tuple(value.shape)}, but its axes are "
+                f"(batch, {', '.join(place.dims)}) with the sizes {(1, *sizes)}"
+            )
+        value = (
+            value[row].view(padded) if value[row].is_contiguous() else value[row].reshape(padded)
+        )
+        return value[tuple(slice(-size, None) for size in sizes)] if self.padding else value
 
-    def _keep_cache(self, row: int, layer_cache: LayerCache) -> None:
-        bounds = self._bounds_of_my_pass()
-        if bounds is None:
-            return
-        if layer_cache.dropped is not None:
-            self._mark_dropped(row, layer_cache.dropped, *bounds)
-        for name in CACHE_VARIABLES:
-            if name in self._buffers:
-                value = getattr(layer_cache, name.removeprefix("cache_"))
-                self._buffers[name][self._n_passes, row] = value
+    def _put(
+        self, name: str, value: Any, start: int, end: int, row: int | slice = slice(None)
+    ) -> None:
+        """Write positions start to end of a variable, in one row (a layer, a norm) or in all."""
+        spans = {"layer": row, "norm": row, "position": slice(start, end),
+                 "query_position": slice(start, end), "key_position": slice(end)}  # fmt: skip
+        self._buffers[name][tuple(spans.get(dim, slice(None)) for dim in VARIABLES[name].dims)] = (
+            value
+        )
+
+    # After each pass: what was collected, and what is computed from its values and the weights
+
+    def _after_pass(self, start: int, end: int) -> None:
+        if self._collects:
+            self._keep_collected(start, end)
+        if any(name in self._buffers for name in LENS_VARIABLES):
+            self._keep_lens(start, end)
+        if "head_contribution_norm" in self._buffers:
+            self._keep_head_contributions(start, end)
+        self._keep_cache(start, end)
+        self._keep_probabilities()
+
+    def _keep_cache(self, start: int, end: int) -> None:
+        for row, cache in self._caches.items():
+            if cache.dropped is not None:
+                self._mark_dropped(row, cache.dropped, start, end)
+            for name, value in (
+                ("cache_length", cache.length - self.padding),
+                ("cache_bytes_used", cache.row_bytes(cache.length - self.padding)),
+                ("cache_bytes_reserved", cache.row_bytes(cache.capacity - self.padding)),
+            ):
+                if name in self._numbers:
+                    self._numbers[name][self._n_passes, row] = value
 
     def _mark_dropped(self, row: int, dropped: Tensor, start: int, end: int) -> None:
         """Rows that attention did not see are NaN in its maps."""
@@ -537,31 +626,25 @@ class Recorder:
                 seen = self._buffers[name][row, :, start:end, :end]
                 seen.masked_fill_(by_head, float("nan"))
 
-    # After each pass: what is computed from its values and the weights
-
-    def _after_pass(self, start: int, end: int, last_logits: Tensor) -> None:
-        if any(name in self._buffers for name in LENS_VARIABLES):
-            self._keep_lens(start, end)
-        if "head_contribution_norm" in self._buffers:
-            self._keep_head_contributions(start, end)
-        for rows in self._latest.values():
-            rows.clear()
-        probabilities = last_logits.float().softmax(dim=-1)
+    def _keep_probabilities(self) -> None:
+        """What the logits of the last position say of the next token."""
+        if not any(name in self._buffers for name in PROBABILITY_VARIABLES):
+            return
+        probabilities = self._last_logits.float().softmax(dim=-1)
         if "entropy" in self._buffers:
-            self._put_step("entropy", torch.special.entr(probabilities).sum())
+            self._put_step("entropy", float(torch.special.entr(probabilities).sum()))
         candidates = probabilities.topk(self.plan.sizes["rank"])
-        self._put_step("candidate_id", candidates.indices)
-        self._put_step("candidate_probability", candidates.values)
+        self._put_step("candidate_id", candidates.indices.cpu().numpy())
+        self._put_step("candidate_probability", candidates.values.cpu().numpy())
 
     def _put_step(self, name: str, value: Any) -> None:
-        if name in self._buffers:
-            self._buffers[name][self._n_passes] = value
+        if name in self._numbers:
+            self._numbers[name][self._n_passes] = value
 
     def _keep_lens(self, start: int, end: int) -> None:
         """Let the final norm and the output head read every block's residual_out."""
         model = self.lm.model
-        rows = self._latest["residual_out"]
-        stream = torch.stack([rows[row] for row in range(len(self.plan.layers))]).flatten(0, 1)
+        stream = torch.cat(self._of_all_layers("residual_out", start, end))
         chunk = max(1, LENS_CHUNK // self.lm.config.vocab_size)
         ids: list[Tensor] = []
         probabilities: list[Tensor] = []
@@ -575,17 +658,24 @@ class Recorder:
         shape = (len(self.plan.layers), end - start, -1)
         for name, parts in (("lens_id", ids), ("lens_probability", probabilities)):
             if name in self._buffers:
-                self._buffers[name][:, start:end] = torch.cat(parts).view(shape)
+                self._put(name, torch.cat(parts).view(shape), start, end)
+
+    def _of_all_layers(self, variable: str, start: int, end: int) -> list[Tensor]:
+        values = self._passed[variable]
+        return [
+            self._of_this_text(self._place_of[variable, row], values[row], start, end)
+            for row in range(len(self.plan.layers))
+        ]
 
     def _keep_head_contributions(self, start: int, end: int) -> None:
         """The length of W_output of one head times its output, for each head and position."""
         n_heads = self.lm.config.n_heads
+        outputs = self._of_all_layers("head_output", start, end)
         for row, layer in enumerate(self.plan.layers):
             weight = self.lm.model.get_parameter(f"blocks.{layer}.attention.output.weight")
             by_head = weight.unflatten(1, (n_heads, -1))  # (feature, head, head_feature)
-            output = self._latest["head_output"][row]
-            added = torch.einsum("phf,dhf->hpd", output, by_head).float()
-            self._buffers["head_contribution_norm"][row, :, start:end] = added.norm(dim=-1)
+            added = torch.einsum("phf,dhf->hpd", outputs[row], by_head).float()
+            self._put("head_contribution_norm", added.norm(dim=-1), start, end, row)
 
     # The trace
 

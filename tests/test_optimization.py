@@ -1,0 +1,152 @@
+"""An optimized model: the same numbers, the same taps, on joined weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import llama_viz as lv
+from llama_viz.optimization import JoinedWeights, OneRowLinear
+from tests.reference import random_ids, random_model
+
+KINDS = ("mha", "gqa", "mqa")
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request, monkeypatch):
+    """How many threads products are shared out over; dim and hidden_dim divide by all of them."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: request.param)
+    return request.param
+
+
+def both(kind: str, **sizes) -> tuple[lv.LanguageModel, lv.LanguageModel]:
+    plain, optimized = (random_model(kind, dim=48, **sizes) for _ in range(2))
+    assert optimized.optimize() is optimized
+    return plain, optimized
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_decoding_gives_the_same_logits(kind, threads):
+    plain, optimized = both(kind)
+    ids = random_ids(plain, 20)[0].tolist()
+    for ours, theirs in zip(
+        lv.generate(optimized, ids, 30).steps, lv.generate(plain, ids, 30).steps, strict=True
+    ):
+        torch.testing.assert_close(ours.logits, theirs.logits, rtol=0, atol=1e-4)
+        assert ours.id == theirs.id
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_recordings_are_the_same(kind, threads):
+    plain, optimized = both(kind)
+    ids = random_ids(plain, 9)[0].tolist()
+    recorded, expected = (lv.record(lm, ids, 12) for lm in (optimized, plain))
+    for name, variable in expected.data_vars.items():
+        if name == "step_seconds":
+            continue
+        bound = 1e-5 * max(1.0, float(np.nanmax(np.abs(variable.values))))
+        np.testing.assert_allclose(
+            recorded[name].values, variable.values, rtol=0, atol=bound, err_msg=str(name)
+        )
+
+
+def test_shares_are_used(monkeypatch):
+    """The product of one row is that of the shares: spoil one and it is another."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    _, optimized = both("gqa")
+    down = optimized.model.blocks[0].feed_forward.down
+    assert isinstance(down, OneRowLinear) and down.joined.n_shares == 2
+    row = torch.randn(1, 1, down.in_features)
+    expected = row @ down.weight.t()
+    torch.testing.assert_close(down(row), expected)
+    down.joined.shares = down.joined.shares * 2
+    torch.testing.assert_close(down(row), 2 * expected)
+    rows = torch.randn(1, 2, down.in_features)
+    torch.testing.assert_close(down(rows), rows @ down.weight.t())
+
+
+def test_projections_are_views_of_one_buffer():
+    _, optimized = both("gqa")
+    attention = optimized.model.blocks[1].attention
+    storages = {
+        getattr(attention, name).weight.untyped_storage().data_ptr()
+        for name in ("query", "key", "value")
+    }
+    assert storages == {attention.joined.weight.untyped_storage().data_ptr()}
+    before = lv.generate(optimized, [1, 2, 3], 8).ids
+    attention.value.weight.zero_()  # in place: the joined product sees it
+    plain = random_model("gqa", dim=48)
+    plain.model.blocks[1].attention.value.weight.zero_()
+    after = lv.generate(optimized, [1, 2, 3], 8)
+    assert after.ids == lv.generate(plain, [1, 2, 3], 8).ids
+    assert after.ids != before
+
+
+def test_replaced_weights_are_not_overlooked():
+    plain, optimized = both("gqa")
+    for lm in (plain, optimized):
+        generator = torch.Generator().manual_seed(5)
+        for linear in (lm.model.blocks[0].attention.key, lm.model.blocks[2].feed_forward.up,
+                       lm.model.blocks[1].feed_forward.down, lm.model.output):  # fmt: skip
+            shape = linear.weight.shape
+            linear.weight = torch.nn.Parameter(torch.randn(shape, generator=generator))
+    assert lv.generate(optimized, [4, 5], 20).ids == lv.generate(plain, [4, 5], 20).ids
+
+
+def test_a_listener_hears_one_position_at_a_time():
+    _, optimized = both("gqa")
+    heard = []
+    for path in ("attention.query", "attention.head_output", "feed_forward.gate",
+                 "feed_forward.neuron_activation", "feed_forward.down"):  # fmt: skip
+        module = optimized.model.get_submodule(f"blocks.0.{path}")
+        handle = module.register_forward_hook(lambda m, a, o, path=path: heard.append(path))
+        lv.generate(optimized, [1, 2, 3], 4)
+        handle.remove()
+    assert [heard.count(path) for path in dict.fromkeys(heard)] == [4] * 5
+
+
+def test_interventions_and_dropped_rows_reach_an_optimized_model():
+    plain, optimized = both("gqa")
+    texts = []
+    for lm in (plain, optimized):
+        with lv.intervene(lm, {"neuron_activation": lambda value, context: value * 0.5}):
+            texts.append(lv.generate(lm, [1, 2, 3], 12).ids)
+    assert texts[0] == texts[1] != lv.generate(plain, [1, 2, 3], 12).ids
+    logits = []
+    for lm in (plain, optimized):
+        cache = lv.KVCache(lm.config)
+        with torch.inference_mode():
+            lm.model(torch.tensor([[1, 2, 3, 4, 5]]), cache=cache)
+            for layer in cache.layers:
+                layer.drop(torch.tensor([0]), torch.tensor([1, 2]))
+            logits.append(lm.model(torch.tensor([[6]]), cache=cache))
+    torch.testing.assert_close(logits[0], logits[1], rtol=0, atol=1e-4)
+
+
+def test_half_precision_weights_halve_the_bytes():
+    plain, optimized = random_model("gqa"), random_model("gqa")
+    optimized.optimize(torch.bfloat16)
+    sizes = [sum(p.nbytes for p in lm.model.parameters()) for lm in (optimized, plain)]
+    assert 2 * sizes[0] == sizes[1]
+    assert optimized.dtype == torch.bfloat16
+    ours, theirs = (lv.generate(lm, [1, 2, 3], 1).steps[0].logits for lm in (optimized, plain))
+    assert float((ours.float() - theirs).abs().max()) < 0.05 * float(theirs.abs().max())
+    assert lv.generate(optimized, [1, 2, 3], 8).steps[-1].logits.dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="floating-point"):
+        plain.optimize(torch.int8)
+
+
+def test_a_tied_head_stays_tied():
+    plain, optimized = both("gqa", tied_embeddings=True)
+    assert optimized.model.output.weight is optimized.model.embedding.weight
+    assert lv.generate(optimized, [7], 20).ids == lv.generate(plain, [7], 20).ids
+
+
+def test_a_width_that_no_thread_count_divides_is_one_share():
+    linear = torch.nn.Linear(7, 5, bias=False).requires_grad_(False)
+    weight = linear.weight.clone()
+    joined = JoinedWeights([linear])
+    assert joined.n_shares == 1
+    row = torch.randn(1, 1, 7)
+    torch.testing.assert_close(joined.product(row), row @ weight.t())
