@@ -32,6 +32,7 @@ _PUBLIC = {
     "SIGNALS": "trace",
     "load_trace": "trace",
     "save_trace": "trace",
+    "select_prompt": "trace",
     "load": "checkpoints",
     "save_checkpoint": "checkpoints",
     "verify": "checkpoints.verification",

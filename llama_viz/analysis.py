@@ -36,7 +36,7 @@ def require(trace: xr.Dataset, *names: str) -> None:
     if not isinstance(trace, xr.Dataset):
         raise TypeError(f"expected a trace (xarray.Dataset), got {type(trace).__name__}")
     if "prompt" in trace.dims:
-        raise ValueError("the trace holds several prompts; choose one: trace.isel(prompt=0)")
+        raise ValueError("the trace holds several prompts; choose one: lv.select_prompt(trace, 0)")
     missing = [name for name in names if name not in trace]
     if not missing:
         return

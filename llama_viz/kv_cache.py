@@ -44,8 +44,9 @@ class LayerCache:
     def hidden(self, n_queries: int) -> Tensor | None:
         """True where the last n_queries positions must not look, beside ahead; None: nowhere.
 
-        Broadcasts to (batch, key_value_head, query_position, key_position). A padded position sees
-        itself, so that a number stands there; nobody else sees it.
+        (batch, key_value_head, query_position, key_position), batch and query_position 1 where they
+        do not matter. A padded position sees itself, so that a number stands there; nobody else
+        sees it.
         """
         hidden = None if self.dropped is None else self.dropped[None, :, None]
         if self._cache.padding is None or self._keys is None:
@@ -54,7 +55,8 @@ class LayerCache:
         key = torch.arange(self.length, device=padding.device)
         query = key[-n_queries:, None]
         padded = (key < padding[:, None, None]) & (key != query)
-        return padded[:, None] if hidden is None else padded[:, None] | hidden
+        padded = padded[:, None].expand(-1, self._keys.shape[1], -1, -1)
+        return padded if hidden is None else padded | hidden
 
     @property
     def capacity(self) -> int:

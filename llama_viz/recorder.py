@@ -85,7 +85,7 @@ class RecordingSize:
 
 def record(
     lm: LanguageModel,
-    prompt: str | Sequence[int],
+    prompt: str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]],
     max_new_tokens: int = 64,
     taps: Iterable[str] | None = None,
     layers: Iterable[int] | None = None,
@@ -96,6 +96,7 @@ def record(
     top_p: float = 1.0,
     seed: int = 0,
     n_candidates: int = 10,
+    half_precision: bool = False,
     progress: bool = False,
     forced: Sequence[int] = (),
 ) -> xr.Dataset:
@@ -103,18 +104,31 @@ def record(
 
     taps are names of trace variables (None: all; lv.SIGNALS: the four signals), layers the numbers
     of the layers to keep (None: all), n_candidates how many of the likeliest tokens to keep.
-    progress shows a bar with the tokens written and the time left. forced are the ids that the
-    first steps write, as in generate().
+    half_precision keeps what fills memory (all but angles and what is one number a step) in
+    float16. progress shows a bar with the tokens written and the time left. forced are the ids
+    that the first steps write, as in generate().
+
+    A list of prompts is recorded in one run: the trace has the leading dimension prompt, and
+    lv.select_prompt gives the trace of each alone.
 
     Raises MemoryLimitError, before anything runs, where the trace could pass memory_limit (bytes,
     or a text such as "500MB"; None: no limit), and ValueError for unknown taps or layers.
     """
-    prompt_ids = lm.prompt_ids(prompt)
-    check_new_tokens(max_new_tokens)
     sampling = Sampling(temperature, top_k, top_p, seed)
+    if _is_several(prompt):
+        from llama_viz.prompts import record_prompts
+
+        if len(forced):
+            raise ValueError("forced= is for a single prompt; record one by one")
+        return record_prompts(
+            lm, prompt, max_new_tokens, taps, layers, memory_limit, n_candidates, sampling,  # type: ignore[arg-type]
+            half_precision=half_precision, progress=progress,
+        )  # fmt: skip
+    prompt_ids = lm.prompt_ids(prompt)  # type: ignore[arg-type]
+    check_new_tokens(max_new_tokens)
     recorder = Recorder(
-        lm, prompt, prompt_ids, max_new_tokens, taps, layers, memory_limit, n_candidates, sampling,
-        forced_ids(lm, forced, max_new_tokens),
+        lm, prompt, prompt_ids, max_new_tokens, taps, layers, memory_limit, n_candidates, sampling,  # type: ignore[arg-type]
+        forced_ids(lm, forced, max_new_tokens), half_precision=half_precision,
     )  # fmt: skip
     steps = recorder.run()
     for _ in tqdm(steps, "recording", max_new_tokens, unit="token", disable=not progress):
@@ -180,10 +194,11 @@ def recording_size(
     layers: Iterable[int] | None = None,
     *,
     n_candidates: int = 10,
+    half_precision: bool = False,
 ) -> RecordingSize:
     """The bytes that record() with the same arguments takes at most; nothing runs."""
     n_prompt = len(lm.prompt_ids(prompt))
-    plan = _Plan.make(lm, n_prompt, max_new_tokens, taps, layers, n_candidates)
+    plan = _Plan.make(lm, n_prompt, max_new_tokens, taps, layers, n_candidates, half_precision)
     return plan.size
 
 
@@ -287,6 +302,7 @@ class _Plan:
     layers: tuple[int, ...]
     norms: tuple[Norm, ...]
     sizes: dict[str, int]
+    half_precision: bool = False
 
     @classmethod
     def make(
@@ -297,6 +313,7 @@ class _Plan:
         taps: Iterable[str] | None,
         layers: Iterable[int] | None,
         n_candidates: int,
+        half_precision: bool = False,
     ) -> _Plan:
         config = lm.config
         if n_candidates < 1:
@@ -325,16 +342,25 @@ class _Plan:
         }
         if not max_new_tokens:
             variables = tuple(name for name in variables if name not in SAMPLED_VARIABLES)
-        return cls(variables, kept_layers, kept_norms, sizes)
+        return cls(variables, kept_layers, kept_norms, sizes, half_precision)
 
     def shape(self, variable: str) -> tuple[int, ...]:
         return tuple(self.sizes[dim] for dim in VARIABLES[variable].dims)
+
+    def dtype(self, variable: str) -> str:
+        """The numpy type that a variable is kept in."""
+        stored = VARIABLES[variable]
+        # Half precision has three digits: enough for a value, not for an angle of many turns.
+        fills_memory = bool({"layer", "vocabulary", "feature"} & set(stored.dims))
+        if self.half_precision and stored.dtype == "float32" and fills_memory:
+            return "float16"
+        return stored.dtype
 
     @property
     def size(self) -> RecordingSize:
         return RecordingSize({
             name: int(np.prod(self.shape(name), dtype=np.int64))
-            * np.dtype(VARIABLES[name].dtype).itemsize
+            * np.dtype(self.dtype(name)).itemsize
             for name in self.variables
         })  # fmt: skip
 
@@ -356,9 +382,12 @@ class Recorder:
         forced: Sequence[int] = (),
         batch_row: int = 0,
         padding: int = 0,
+        half_precision: bool = False,
     ) -> None:
         self.lm = lm
-        self.plan = _Plan.make(lm, len(prompt_ids), max_new_tokens, taps, layers, n_candidates)
+        self.plan = _Plan.make(
+            lm, len(prompt_ids), max_new_tokens, taps, layers, n_candidates, half_precision
+        )
         limit = None if memory_limit is None else parse_bytes(memory_limit)
         size = self.plan.size
         if limit is not None and size.total > limit:
@@ -427,7 +456,8 @@ class Recorder:
         began = time.perf_counter()
         self._thread, self._bounds = threading.get_ident(), (start, end)
         # A changed value may change again, in place, farther on: then it is copied where it passes.
-        self._collects = end - start == 1 and not self.lm.model.interventions
+        is_one_column = end - start == 1 and (start > 0 or not self.padding)
+        self._collects = is_one_column and not self.lm.model.interventions
         try:
             yield
             self._after_pass(start, end)
@@ -681,7 +711,7 @@ class Recorder:
 
     def _buffer(self, name: str) -> Tensor:
         shape = self.plan.shape(name)
-        dtype = getattr(torch, VARIABLES[name].dtype)
+        dtype = getattr(torch, self.plan.dtype(name))
         if name == "attention_scores":
             return torch.full(shape, float("nan"), dtype=dtype)
         if name == "norm_gain":
@@ -689,7 +719,7 @@ class Recorder:
             weights = [model.get_parameter(f"{norm.path}.weight") for norm in self.plan.norms]
             if not weights:
                 return torch.zeros(shape, dtype=dtype)
-            return torch.stack([weight.detach().float().cpu() for weight in weights])
+            return torch.stack([weight.detach().to(dtype).cpu() for weight in weights])
         return torch.zeros(shape, dtype=dtype)
 
     def trace(self) -> xr.Dataset:
@@ -790,6 +820,13 @@ class Recorder:
                 "python": platform.python_version(),
             },
         }
+
+
+def _is_several(prompt: Any) -> bool:
+    """Whether a prompt is a list of prompts: of texts, or of lists of ids."""
+    if isinstance(prompt, str) or not isinstance(prompt, (list, tuple)):
+        return False
+    return bool(prompt) and all(isinstance(each, (str, list, tuple)) for each in prompt)
 
 
 def _chosen(kind: str, names: Any, choices: tuple) -> tuple:

@@ -9,13 +9,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
 from llama_viz.errors import TraceError
 from llama_viz.files import written_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 FORMAT_VERSION = 1
 
@@ -109,6 +112,65 @@ def build(
             notes["units"] = variable.unit
         data[name] = xr.Variable(variable.dims, value, notes)
     return xr.Dataset(data, coordinates, attributes)
+
+
+# What the texts of a batch differ in: one value for each prompt, in a list.
+_OF_EACH_PROMPT = ("prompt", "prompt_ids", "text", "stop_reason")
+_INDEX = ("position", "query_position", "key_position", "step")
+
+
+def join_prompts(traces: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Traces of several prompts, recorded alike, as one with the leading dimension prompt.
+
+    Each text begins at position 0. Behind the end of a shorter one stand NaN, -1 or an empty text.
+    """
+    longest = {dim: max(trace.sizes[dim] for trace in traces) for dim in traces[0].sizes}
+    joined: dict[str, xr.Variable] = {}
+    for name, variable in traces[0].variables.items():
+        if name in variable.dims or not {*_INDEX} & {*variable.dims}:
+            chosen = max((trace.variables[name] for trace in traces), key=lambda found: found.size)
+            joined[str(name)] = chosen
+            continue
+        texts = [trace.variables[name].values for trace in traces]
+        shape = (len(traces), *(longest[dim] for dim in variable.dims))
+        dtype = np.result_type(*texts)
+        filled = np.full(shape, _NOTHING[dtype.kind], dtype)
+        for row, values in zip(filled, texts, strict=True):
+            row[tuple(slice(size) for size in values.shape)] = values
+        joined[str(name)] = xr.Variable(("prompt", *variable.dims), filled, variable.attrs)
+    lengths = {
+        f"n_{dim}s": ("prompt", [trace.sizes[dim] for trace in traces])
+        for dim in ("position", "step")
+    }
+    attributes = {**traces[0].attrs, "bytes_planned": sum(t.attrs["bytes_planned"] for t in traces)}
+    for name in _OF_EACH_PROMPT:
+        attributes[name] = [trace.attrs[name] for trace in traces]
+    data = {name: joined[name] for name in map(str, traces[0].data_vars)}
+    coordinates = {name: joined[name] for name in map(str, traces[0].coords)}
+    prompt = {"prompt": np.arange(len(traces)), **lengths}
+    return xr.Dataset(data, {**coordinates, **prompt}, attributes)
+
+
+_NOTHING = {"f": np.nan, "i": -1, "U": ""}
+
+
+def select_prompt(trace: xr.Dataset, number: int) -> xr.Dataset:
+    """The trace of one prompt of a batch, as if it had been recorded alone.
+
+    Raises ValueError where the trace is of a single prompt, or has no such number.
+    """
+    if "prompt" not in trace.dims:
+        raise ValueError("this trace is of a single prompt: use it as it is")
+    n_prompts = trace.sizes["prompt"]
+    if isinstance(number, bool) or not 0 <= number < n_prompts:
+        raise ValueError(f"prompt {number!r} is not in this trace; choose 0 to {n_prompts - 1}")
+    one = trace.isel(prompt=number)
+    n_positions, n_steps = int(one.n_positions), int(one.n_steps)
+    ends = {dim: slice(n_steps if dim == "step" else n_positions) for dim in _INDEX}
+    one = one.isel({dim: end for dim, end in ends.items() if dim in one.dims})
+    one = one.drop_vars(["prompt", "n_positions", "n_steps"])
+    attributes = {name: trace.attrs[name][number] for name in _OF_EACH_PROMPT}
+    return one.assign_attrs(attributes)
 
 
 def save_trace(trace: xr.Dataset, path: str | Path) -> None:
