@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from functools import lru_cache
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
     from llama_viz.tokenizer import Tokenizer
     from llama_viz.training.recipes import Recipe
     from llama_viz.training.stories import Story
+
+
+# Rehearsal: tokens of a short row, how many different ones are repeated, and the first piece that
+# is neither a control token nor a byte.
+REHEARSAL_LENGTH = 96
+REPEATED = (8, 24)
+FIRST_PIECE = 259
 
 
 class Batch(NamedTuple):
@@ -61,17 +69,35 @@ def _letters(tokenizer: Tokenizer) -> list[int]:
     return [len(tokenizer.label(token_id)) for token_id in range(tokenizer.vocab_size)]
 
 
+def nonsense(seed: str, length: int, tokenizer: Tokenizer) -> tuple[list[int], list[bool]]:
+    """BOS and some tokens drawn at random, over and over; whether each is a repeat."""
+    chance = random.Random(f"nonsense {seed}")
+    drawn = chance.sample(range(FIRST_PIECE, tokenizer.vocab_size), chance.randint(*REPEATED))
+    assert tokenizer.bos_id is not None
+    ids = [tokenizer.bos_id] + drawn * (length // len(drawn) + 1)
+    is_repeat = [False] * (1 + len(drawn)) + [True] * length
+    return ids[:length], is_repeat[:length]
+
+
 def batch(recipe: Recipe, step: int, tokenizer: Tokenizer) -> Batch:
     """The rows of one step.
 
     A row is story after story, from the first one's beginning to wherever the row ends. A row that
     began inside a story would ask for what nobody said, and teach the model not to look back.
+    Rehearsal's rows are nonsense, short ones where they are alone.
     """
+    seed = f"{recipe.seed} {step}"
+    if step < recipe.rehearsal_steps:
+        n_rows = recipe.tokens_per_step // REHEARSAL_LENGTH
+        pairs = [nonsense(f"{seed} {n}", REHEARSAL_LENGTH + 1, tokenizer) for n in range(n_rows)]
+        return Batch(*(torch.tensor(part) for part in zip(*pairs, strict=True)))
     rows, masks = [], []
-    for row in range(recipe.rows):
+    for row in range(recipe.rehearsal_rows):
+        rows.append(nonsense(f"{seed} {row}", recipe.row_length + 1, tokenizer)[0])
+        masks.append([False] * len(rows[-1]))  # it goes on beside the stories, it does not lead
+    for row in range(recipe.rehearsal_rows, recipe.rows):
         first = (step * recipe.rows + row) * (recipe.row_length + 1)  # a story has a token at least
-        ids: list[int] = []
-        mask: list[bool] = []
+        ids, mask = [], []
         number = first
         while len(ids) <= recipe.row_length:
             story = tell_story(number, seed=recipe.seed)
