@@ -122,7 +122,7 @@ def is_first() -> bool:
 
 
 def _outer_group() -> int | None:
-    """How many processes torchrun, or another launcher of its kind, has started; None: it hasn't."""
+    """How many processes torchrun, or a launcher of its kind, has started; None: none did."""
     if "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         return int(os.environ["WORLD_SIZE"])
     return None
@@ -215,7 +215,8 @@ def _spread(part: Llama, mesh: DeviceMesh) -> SpreadLlama:
         for axis, names in enumerate((ROWS_OF, COLUMNS_OF)):
             for name in names:
                 linear = block.get_submodule(name)
-                weight = DTensor.from_local(linear.weight.data, mesh, [Shard(axis)])
+                here = linear.get_parameter("weight").data
+                weight = DTensor.from_local(here, mesh, [Shard(axis)])
                 linear.weight = nn.Parameter(weight, requires_grad=False)
     parallelize_module(
         model,
@@ -384,9 +385,13 @@ def _here(weight: Tensor) -> Tensor:
 
 
 def _warnings_of_all(caught: list[warnings.WarningMessage], n_ranks: int) -> list[str]:
-    """On the first process what the package warned of anywhere, each once."""
-    package = Path(__file__).parent
-    own = [str(one.message) for one in caught if Path(one.filename).is_relative_to(package)]
+    """On the first process what it and the others were warned of, each once."""
+    torch_folder = Path(torch.__file__).parent  # what is ours alone says something to people
+    own = [
+        str(one.message)
+        for one in caught
+        if one.category is UserWarning and not Path(one.filename).is_relative_to(torch_folder)
+    ]
     everyones: list[Any] | None = [None] * n_ranks if dist.get_rank() == 0 else None
     dist.gather_object(own, everyones)
     return list(dict.fromkeys(text for texts in everyones or [] for text in texts))
@@ -462,9 +467,7 @@ def _cause(codes: list[int | None], folder: Path) -> Exception:
         if code is not None and code < 0:
             name = signal.Signals(-code).name
             guess = "; was the machine's memory too small?" if name == "SIGKILL" else ""
-            return ChildProcessError(
-                f"process {rank} of {len(codes)} was ended by {name}{guess}"
-            )
+            return ChildProcessError(f"process {rank} of {len(codes)} was ended by {name}{guess}")
     reports = sorted(folder.glob("error-*"), key=lambda file: file.stat().st_mtime_ns)
     if not reports:
         rank, code = next((rank, code) for rank, code in enumerate(codes) if code)
@@ -489,6 +492,7 @@ def main() -> None:
         if rank == "0":
             texts = [str(one.message) for one in caught]
             (folder / "warnings.json").write_text(json.dumps(texts), encoding="utf-8")
+        os._exit(0)  # the libraries' threads are not waited for
     except BaseException as error:
         (folder / f"error-{rank}").write_bytes(_packed(error))
         os._exit(1)  # at once: the others wait for this process in a pass of theirs

@@ -228,9 +228,7 @@ def _load_bin(
         return torch.from_numpy(np.multiply(numbers, scales, dtype=np.float32)).view(tensor.shape)
 
     shapes = {name: tensor.shape for name, tensor in stored.items()}
-    model = build_model(
-        path, header.config, shapes, read, device=device, dtype=dtype, share=share
-    )
+    model = build_model(path, header.config, shapes, read, device=device, dtype=dtype, share=share)
     kind = "int8" if header.version == INT8 else "float32"
     return LoadedCheckpoint(model, None, _notes(kind, header.version))
 
