@@ -14,6 +14,7 @@ import pytest
 
 import llama_viz as lv
 from llama_viz import cli, fetching, files
+from llama_viz.trace import VARIABLES
 from tests.reference import random_model
 
 ROOT = Path(__file__).parent.parent
@@ -47,6 +48,8 @@ try:
     (files.data_folder() / "note").write_text("a write is refused")
 except OSError as error:
     assert error.errno == 30
+else:
+    raise AssertionError("the write was not refused")
 for name in ("mha", "gqa", "mqa"):
     lm = lv.load(name)
     assert lm.path.parent == files.data_folder()
@@ -178,4 +181,4 @@ def test_the_page_names_what_is_there():
             ["record", "CHECKPOINT", "One sunny morning", *command.split('"')[2].split()]
         )
         assert options.nproc == 4
-        assert set(options.taps) <= set(lv.trace.VARIABLES)
+        assert set(options.taps) <= set(VARIABLES)
