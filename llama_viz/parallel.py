@@ -66,6 +66,7 @@ if TYPE_CHECKING:
 
 DIVIDED = ("head", "key_value_head", "neuron")
 DEVICES = ("cpu", "cuda")
+JOB, WARNINGS = "job.json", "warnings.json"  # in the folder that the processes share
 # How long a process that was told to end may take before it is ended the hard way.
 SECONDS_TO_END = 5.0
 
@@ -136,8 +137,8 @@ def _check(
     call.apply_defaults()
     given = call.arguments
     Share(0, n_ranks).check(whole.config)
-    for name in ("taps", "layers"):
-        if given[name] is not None and not isinstance(given[name], (str, int)):
+    for name in ("taps", "layers", "forced"):
+        if name in settings and not isinstance(given[name], (str, int, type(None))):
             settings[name] = given[name] = list(given[name])
     check_new_tokens(given["max_new_tokens"])
     Sampling(given["temperature"], given["top_k"], given["top_p"], given["seed"])
@@ -280,6 +281,7 @@ def _record_share(job: _Job, meeting: Path | None = None) -> None:
             save_trace(trace, job.path)
     for text in _warnings_of_all(caught, n_ranks):
         warnings.warn(text, stacklevel=3)
+    dist.barrier()  # nobody hangs up on one who is still listening
     dist.destroy_process_group()
 
 
@@ -412,7 +414,7 @@ def _run(n_ranks: int, job: _Job) -> None:
                 if all(code == 0 for code in codes):
                     break
                 time.sleep(0.02)
-        for text in json.loads((folder / "warnings.json").read_text(encoding="utf-8")):
+        for text in json.loads((folder / WARNINGS).read_text(encoding="utf-8")):
             warnings.warn(text, stacklevel=4)
 
 
@@ -429,14 +431,14 @@ def _started(n_ranks: int, job: _Job, folder: Path) -> Iterator[list[subprocess.
         "WORLD_SIZE": str(n_ranks),
         "LOCAL_WORLD_SIZE": str(n_ranks),
     }
-    told = json.dumps({"folder": str(folder), "job": vars(job)}).encode() + b"\n"
+    (folder / JOB).write_text(json.dumps(vars(job)), encoding="utf-8")
     processes: list[subprocess.Popen[bytes]] = []
     try:
         for rank in range(n_ranks):
             process = subprocess.Popen(
                 # -P: nothing in the folder that people stand in is taken for a module.
-                [sys.executable, "-P", "-m", "llama_viz.parallel"],
-                stdin=subprocess.PIPE,
+                [sys.executable, "-P", "-m", "llama_viz.parallel", str(folder)],
+                stdin=subprocess.PIPE,  # nothing is said there: it ends when this process does
                 stdout=subprocess.DEVNULL,
                 stderr=None if rank == 0 else subprocess.DEVNULL,
                 env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
@@ -444,9 +446,6 @@ def _started(n_ranks: int, job: _Job, folder: Path) -> Iterator[list[subprocess.
                 start_new_session=True,
             )
             processes.append(process)
-            assert process.stdin is not None
-            process.stdin.write(told)
-            process.stdin.flush()  # and it stays open: its end is the end of this process
         yield processes
     finally:
         for process in processes:
@@ -481,17 +480,17 @@ def _cause(codes: list[int | None], folder: Path) -> Exception:
     )
 
 
-def main() -> None:
+def main(folder: Path) -> None:
     """One of the processes: it reads what to do and ends when the one that started it does."""
-    told = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_the_starter, daemon=True).start()
-    rank, folder = os.environ["RANK"], Path(told["folder"])
+    rank = os.environ["RANK"]
     try:
+        job = _Job(**json.loads((folder / JOB).read_text(encoding="utf-8")))
         with warnings.catch_warnings(record=True) as caught:
-            _record_share(_Job(**told["job"]), folder / "meeting")
+            _record_share(job, folder / "meeting")
         if rank == "0":
             texts = [str(one.message) for one in caught]
-            (folder / "warnings.json").write_text(json.dumps(texts), encoding="utf-8")
+            (folder / WARNINGS).write_text(json.dumps(texts), encoding="utf-8")
         os._exit(0)  # the libraries' threads are not waited for
     except BaseException as error:
         (folder / f"error-{rank}").write_bytes(_packed(error))
@@ -506,9 +505,9 @@ def _packed(error: BaseException) -> bytes:
 
 
 def _end_with_the_starter() -> None:
-    os.read(sys.stdin.fileno(), 1)  # nothing more comes but the end
+    os.read(sys.stdin.fileno(), 1)  # nothing comes but the end
     os._exit(1)
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]))

@@ -401,10 +401,11 @@ def test_a_process_that_dies_ends_all_with_one_line(at_work):
 
 def test_a_process_ends_with_the_one_that_started_it(tmp_path):
     """It would wait half an hour for the other one."""
-    told = {"folder": str(tmp_path), "job": vars(parallel._Job("gqa", PROMPT, "", None, False, {}))}
+    job = parallel._Job("gqa", PROMPT, str(tmp_path / "trace.nc"), "cpu", False, {})
+    (tmp_path / parallel.JOB).write_text(json.dumps(vars(job)), encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-m", "llama_viz.parallel"],
-        input=json.dumps(told) + "\n",  # and then the end
+        [sys.executable, "-m", "llama_viz.parallel", str(tmp_path)],
+        stdin=subprocess.DEVNULL,
         env={**os.environ, "RANK": "0", "WORLD_SIZE": "2"},
         capture_output=True,
         text=True,
