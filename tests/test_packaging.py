@@ -36,6 +36,7 @@ NEVER_IMPORTED = {
 BROUGHT_BY_TORCH = ("cuda-", "nvidia-", "triton")
 
 TOP_LEVEL = {
+    ".binder",
     ".ci",
     ".gitattributes",
     ".gitignore",
