@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,17 +57,18 @@ def in_transformers(shape: str, attention: str = "sdpa") -> Any:
 
 def in_transformer_lens(shape: str) -> Any:
     """The same shape in TransformerLens; None where it is not installed."""
-    try:
-        from transformer_lens import HookedTransformer, HookedTransformerConfig
-    except ImportError:
-        # Its hooked models end with version 2, which asks for NumPy 1 and works with 2.
+    # Not in our environment: its hooked models end with version 2, which asks for NumPy 1, though it
+    # works with 2. So it is imported by name, where somebody has put it.
+    if find_spec("transformer_lens") is None:
         print(
-            "TransformerLens is not here: pip install transformer-lens==2.18.0 --no-deps, and "
-            "pip install better_abc fancy_einsum jaxtyping beartype einops rich wandb datasets"
+            "TransformerLens is not here. To have it in the table: pip install --no-deps "
+            "transformer-lens==2.18.0, and pip install better_abc fancy_einsum jaxtyping beartype "
+            "einops rich wandb datasets"
         )
         return None
+    lens = import_module("transformer_lens")
     config = lv.ModelConfig(max_seq_len=CONTEXT, **SHAPES[shape])
-    return HookedTransformer(HookedTransformerConfig(
+    return lens.HookedTransformer(lens.HookedTransformerConfig(
         n_layers=config.n_layers, d_model=config.dim, n_heads=config.n_heads,
         d_head=config.head_dim, n_key_value_heads=config.n_kv_heads, d_mlp=config.hidden_dim,
         d_vocab=config.vocab_size, n_ctx=CONTEXT, act_fn="silu", gated_mlp=True,
