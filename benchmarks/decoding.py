@@ -16,6 +16,7 @@ import re
 import struct
 import subprocess
 import tempfile
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,10 +68,15 @@ def peers(shape: str, prompt: list[int], n_new: int) -> dict[str, Callable[[], o
             )  # fmt: skip
 
     def transformer_lens() -> None:
+        # What its generate() does, which wants a tokenizer.
+        cache = import_module("transformer_lens").HookedTransformerKeyValueCache.init_cache(
+            lens.cfg, "cpu", 1
+        )
+        new = ids
         with torch.inference_mode():
-            lens.generate(
-                ids, max_new_tokens=n_new, do_sample=False, stop_at_eos=False, verbose=False
-            )
+            for _ in range(n_new):
+                logits = lens(new, past_kv_cache=cache)
+                new = logits[:, -1].argmax(dim=-1, keepdim=True)
 
     runs: dict[str, Callable[[], object]] = {PEER: transformers}
     if lens is not None:

@@ -57,8 +57,8 @@ def in_transformers(shape: str, attention: str = "sdpa") -> Any:
 
 def in_transformer_lens(shape: str) -> Any:
     """The same shape in TransformerLens; None where it is not installed."""
-    # Not in our environment: its hooked models end with version 2, which asks for NumPy 1, though it
-    # works with 2. So it is imported by name, where somebody has put it.
+    # Not in our environment: its hooked models end with version 2, which asks for NumPy 1 (it works
+    # with 2). So it is imported by name, where somebody has put it.
     if find_spec("transformer_lens") is None:
         print(
             "TransformerLens is not here. To have it in the table: pip install --no-deps "
