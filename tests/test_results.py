@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import llama_viz as lv
-from llama_viz import analysis, cost
+from llama_viz import analysis, cost, figures
 from llama_viz.training import results, uptraining
 from llama_viz.training.evaluation import HeldOut
 from llama_viz.training.recipes import RECIPES
@@ -85,6 +85,29 @@ def test_recall_curves_hold_every_seed(data):
 def test_courses_hold_the_steps_at_which_the_loss_was_measured(data):
     assert results.courses("uptraining", data) == {"gqa-mean": {0: 5.0, 200: 0.9}}
     assert results.courses("matched", data) == {}
+    assert results.courses_by_seed("uptraining", data) == {
+        "0": {"gqa-mean": {0: 5.0, 200: 0.9}}
+    }  # fmt: skip
+    assert results.courses_by_seed("matched", data) == {}
+
+
+def test_courses_are_drawn_seed_by_seed():
+    courses = {"0": {"relu": {0: 7.0, 50: 2.0, 100: 1.0}, "glu": {0: 7.1, 50: 2.1, 100: 0.9}},
+               "1": {"relu": {0: 7.2, 50: 2.2, 100: 1.1}}}  # fmt: skip
+    figure = figures.loss_courses(courses, first_step=50)
+    for panel, (seed, found) in zip(figure.axes, courses.items(), strict=True):
+        assert panel.get_title(loc="left") == f"seed {seed}"
+        drawn = {
+            line.get_gid(): dict(zip(line.get_xdata(), line.get_ydata(), strict=True))
+            for line in panel.lines
+        }
+        assert drawn == {
+            name: {step: loss for step, loss in course.items() if step >= 50}
+            for name, course in found.items()
+        }
+    assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
+    with pytest.raises(ValueError, match="no courses"):
+        figures.loss_courses({})
 
 
 def test_a_summary_has_means_ranges_and_numbers_of_seeds(data):

@@ -49,7 +49,7 @@ from llama_viz.figures.positions import (
     wavelengths,
 )
 from llama_viz.figures.residual import depth, residual_stream
-from llama_viz.figures.results import over_seeds, recall_curves, uptraining
+from llama_viz.figures.results import loss_courses, over_seeds, recall_curves, uptraining
 from llama_viz.figures.roofline import memory_ratios, roofline
 from llama_viz.figures.rotary import rotation_angles, score_by_pair
 from llama_viz.figures.sampling import entropy_along, kept_along, sampling_distribution
@@ -97,6 +97,7 @@ __all__ = [
     "lookup",
     "loss_by_position",
     "loss_by_rows_kept",
+    "loss_courses",
     "losses_by_norm",
     "matrices",
     "memory_ratios",

@@ -248,3 +248,12 @@ def courses(group: str, data: Path | None = None) -> dict[str, dict[int, float]]
         name: course(name, int(lines[0]["seed"]), data)
         for name, lines in results(group, data).items()
     }
+
+
+def courses_by_seed(group: str, data: Path | None = None) -> dict[str, dict[str, dict[int, float]]]:
+    """For each seed the courses of the recipes of a group that were trained with it."""
+    found: defaultdict[str, dict[str, dict[int, float]]] = defaultdict(dict)
+    for name, lines in results(group, data).items():
+        for line in lines:
+            found[line["seed"]][name] = course(name, int(line["seed"]), data)
+    return dict(sorted(found.items(), key=lambda item: int(item[0])))
