@@ -189,9 +189,16 @@ TERMS: dict[str, Term] = {
              "Hendrycks and Gimpel 2016"),
         Term("Swish", "x times the sigmoid of beta x; SiLU is Swish with beta 1.",
              "Ramachandran et al. 2017"),
+        Term("SiLU", "x times its own sigmoid, x / (1 + e^-x).", "Hendrycks and Gimpel 2016"),
+        Term("GLU", "sigmoid(gate(x)) * up(x): two products of one input, multiplied number by "
+             "number.", "Dauphin et al. 2017"),
         Term("SwiGLU", "down(silu(gate(x)) * up(x)): one product opens and closes the other.",
              "Shazeer 2020"),
         Term("gate", "The matrix of SwiGLU whose product goes through SiLU."),
+        Term("up", "The matrix of SwiGLU whose product the gate lets through, or holds back."),
+        Term("down", "The matrix that brings the neurons back to the width of the stream."),
+        Term("log-perplexity", "The mean surprise of the right tokens, in nats: the loss, by "
+             "another name."),
         # The next token
         Term("greedy", "Always take the likeliest token."),
         Term("temperature", "Scores are divided by it before the softmax: below 1 makes the likely "

@@ -7,6 +7,11 @@ reply that helps.
 from __future__ import annotations
 
 from llama_viz.exercises.attention import attention_row, farthest_head, score_bytes
+from llama_viz.exercises.feed_forward import (
+    feed_forward_width,
+    gated_product,
+    neurons_below,
+)
 from llama_viz.exercises.grading import NOT_YET, Verdict
 from llama_viz.exercises.grouped_queries import shared_head, texts_that_fit, ungrouped_cache
 from llama_viz.exercises.kv_cache import batch_cache_bytes, most_missed_position, scores_computed
@@ -37,12 +42,15 @@ __all__ = [
     "cross_attention_scores",
     "effective_choices",
     "farthest_head",
+    "feed_forward_width",
     "first_merge",
+    "gated_product",
     "half_split_row",
     "head_that_looks",
     "largest_addition",
     "layer_that_looks_first",
     "most_missed_position",
+    "neurons_below",
     "rms_norm_by_hand",
     "score_bytes",
     "scores_computed",

@@ -1,5 +1,6 @@
 """Figures: functions that take a trace and return a picture of it; nothing is shown by itself."""
 
+from llama_viz.figures.activations import activations
 from llama_viz.figures.architecture import architecture
 from llama_viz.figures.attention import (
     attention_heads,
@@ -29,7 +30,7 @@ from llama_viz.figures.checkpoints import differences, file_map
 from llama_viz.figures.comparison import comparison
 from llama_viz.figures.covariate_shift import layer_inputs, losses_by_norm
 from llama_viz.figures.embedding import embedding_rows, lookup, nearest_tokens, same_token, word_map
-from llama_viz.figures.feed_forward import neurons
+from llama_viz.figures.feed_forward import favourite_tokens, gate_along, near_zero, neurons
 from llama_viz.figures.head_wiring import head_wiring
 from llama_viz.figures.logit_lens import logit_lens
 from llama_viz.figures.matrices import matrices
@@ -48,7 +49,7 @@ from llama_viz.figures.positions import (
     wavelengths,
 )
 from llama_viz.figures.residual import depth, residual_stream
-from llama_viz.figures.results import over_seeds, recall_curves, uptraining
+from llama_viz.figures.results import loss_courses, over_seeds, recall_curves, uptraining
 from llama_viz.figures.roofline import memory_ratios, roofline
 from llama_viz.figures.rotary import rotation_angles, score_by_pair
 from llama_viz.figures.sampling import entropy_along, kept_along, sampling_distribution
@@ -61,6 +62,7 @@ from llama_viz.figures.training import training_run
 
 __all__ = [
     "FigureMismatch",
+    "activations",
     "architecture",
     "attention_heads",
     "attention_map",
@@ -80,8 +82,10 @@ __all__ = [
     "embedding_rows",
     "embedding_share",
     "entropy_along",
+    "favourite_tokens",
     "file_map",
     "gains",
+    "gate_along",
     "head_kinds",
     "head_wiring",
     "histograms",
@@ -93,10 +97,12 @@ __all__ = [
     "lookup",
     "loss_by_position",
     "loss_by_rows_kept",
+    "loss_courses",
     "losses_by_norm",
     "matrices",
     "memory_ratios",
     "merges",
+    "near_zero",
     "nearest_tokens",
     "neurons",
     "next_token_after",

@@ -28,11 +28,14 @@ from llama_viz.foundations.covariate_shift import (
 from llama_viz.foundations.feed_forward import (
     ACTIVATIONS,
     GATES,
+    SHAZEER_2020,
     GatedFeedForward,
+    LogPerplexity,
     TwoMatrixFeedForward,
     gelu,
     relu,
     silu,
+    slope,
     swish,
 )
 from llama_viz.foundations.norm_times import norm_times
@@ -91,6 +94,7 @@ __all__ = [
     "BERT_SIZES",
     "GATES",
     "ROTATION_PLACES",
+    "SHAZEER_2020",
     "AttentionFree",
     "AttentionSteps",
     "BatchNorm",
@@ -103,6 +107,7 @@ __all__ = [
     "GatedFeedForward",
     "LayerNorm",
     "LearnedPositions",
+    "LogPerplexity",
     "MultiHeadAttention",
     "OnlineSoftmax",
     "RecurrentCell",
@@ -148,6 +153,7 @@ __all__ = [
     "shift_per_step",
     "silu",
     "sinusoidal_positions",
+    "slope",
     "split_heads",
     "swish",
     "train_deep_network",
