@@ -72,10 +72,10 @@ def peers(shape: str, prompt: list[int], n_new: int) -> dict[str, Callable[[], o
         cache = import_module("transformer_lens").HookedTransformerKeyValueCache.init_cache(
             lens.cfg, "cpu", 1
         )
-        new = ids
+        new, seen = ids, torch.ones_like(ids)
         with torch.inference_mode():
             for _ in range(n_new):
-                logits = lens(new, past_kv_cache=cache)
+                logits = lens(new, past_kv_cache=cache, attention_mask=seen[:, -new.shape[1] :])
                 new = logits[:, -1].argmax(dim=-1, keepdim=True)
 
     runs: dict[str, Callable[[], object]] = {PEER: transformers}
