@@ -7,8 +7,10 @@ the reader picks is one synced dictionary, `state`: the same in the page and in 
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -38,6 +40,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger("llama_viz")
 
 SUFFIXES = (".html", ".png", ".svg")
+
+# After each part of a long answer the kernel hears others for so long. A message passes several
+# turns of the event loop before it arrives, so sleep(0), one turn, would let a Stop wait.
+BREATH_SECONDS = 0.001
+
+# What an answer is: a header that JSON can hold, and arrays.
+Answer = tuple[dict[str, Any], dict[str, "np.ndarray | Packed"]]
 
 
 @dataclass(frozen=True)
@@ -130,7 +139,9 @@ class Explorer(anywidget.AnyWidget):
     """The base of all explorers; see the module.
 
     A subclass gives its `page` (the name of its .js and .css), and the methods `fields`, `content`,
-    `picture` and `describe`; a method `answer_<name>` answers what the page asks for later.
+    `picture` and `describe`; a method `answer_<name>` answers what the page asks for later. One
+    that runs a model is a generator: it yields a line of progress after each part, where others are
+    heard and the page may stop it, and returns its answer.
     """
 
     page: ClassVar[str]
@@ -151,8 +162,16 @@ class Explorer(anywidget.AnyWidget):
         start = {name: field.start for name, field in self.fields().items()}
         start |= {name: list(field.start) for name, field in self.fields().items()
                   if isinstance(field, Several)}  # fmt: skip
+        self._answering: dict[str, asyncio.Task[None]] = {}
         super().__init__(state=self._checked(start, state))
         self.on_msg(self._receive)
+
+    def close(self) -> None:
+        """End what is still being answered, and take the widget off the page."""
+        # Called also when one goes whose making failed.
+        for task in getattr(self, "_answering", {}).values():
+            task.cancel()
+        super().close()
 
     # What a subclass gives
 
@@ -238,22 +257,57 @@ class Explorer(anywidget.AnyWidget):
         return self.content(whole=False)
 
     def _receive(self, widget: Any, content: dict[str, Any], buffers: Any) -> None:
-        """Answer a request of the page; what goes wrong is said there in one line."""
+        """Answer a request of the page, or stop answering; what goes wrong is said there."""
+        request = str(content.get("request"))
+        if content.get("type") == "stop" and request in self._answering:
+            self._answering.pop(request).cancel()
+            self._refuse(request, "stopped")
         if content.get("type") != "ask":
             return
-        reply: dict[str, Any] = {"type": "answer", "request": content.get("request")}
-        parts: list[bytes] = []
         try:
-            header, arrays = self._answerer(content.get("name"))(**content.get("parameters", {}))
-            specs, parts = packed_message(arrays)
-            reply |= {"header": header, "arrays": specs}
-        except (ValueError, OSError) as error:
-            reply["error"] = _one_line(error)
+            answer = self._answerer(content.get("name"))(**content.get("parameters", {}))
+            if isinstance(answer, Generator):
+                loop = asyncio.get_running_loop()
+                self._answering[request] = loop.create_task(self._work(request, answer))
+            else:
+                self._reply(request, answer)
         except Exception as error:
+            self._refuse(request, error)
+
+    async def _work(self, request: str, parts: Generator[str, None, Answer]) -> None:
+        """Give an answer that takes long, part by part, with a breath after each."""
+        try:
+            with closing(parts):
+                while True:
+                    try:
+                        words = next(parts)
+                    except StopIteration as end:
+                        self._reply(request, end.value)
+                        return
+                    self.send({"type": "progress", "request": request, "text": words})
+                    await asyncio.sleep(BREATH_SECONDS)
+        except KeyboardInterrupt:
+            self._refuse(request, "stopped by an interrupt of the kernel")
+        except Exception as error:
+            self._refuse(request, error)
+        finally:
+            self._answering.pop(request, None)
+
+    def _reply(self, request: str, answer: Answer) -> None:
+        header, arrays = answer
+        specs, buffers = packed_message(arrays)
+        self.send(
+            {"type": "answer", "request": request, "header": header, "arrays": specs}, buffers
+        )
+
+    def _refuse(self, request: str, error: Exception | str) -> None:
+        """Say in one line why there is no answer."""
+        words = str(error)
+        if not isinstance(error, (ValueError, OSError, str)):
             # Nobody expected this one: the line is for the reader, the log for whoever mends it.
-            reply["error"] = _one_line(f"{type(error).__name__}: {error}")
-            logger.exception("%s could not answer its page", type(self).__name__)
-        self.send(reply, parts)
+            words = f"{type(error).__name__}: {error}"
+            logger.error("%s could not answer its page", type(self).__name__, exc_info=error)
+        self.send({"type": "answer", "request": request, "error": _one_line(words)})
 
     def _answerer(self, name: Any) -> Callable[..., Any]:
         known = sorted(
