@@ -102,8 +102,7 @@ def llama2c(shape: str, n_new: int, checkout: Path, folder: Path) -> dict[str, C
 
     def run(threads: int) -> float:
         ran = subprocess.run(
-            [str(program), str(weights), "-t", "0", "-n", str(n_new), "-z", str(words),
-             "-i", "<5>"],
+            [str(program), str(weights), "-t", "0", "-n", str(n_new), "-z", str(words)],
             capture_output=True, check=True, env={**os.environ, "OMP_NUM_THREADS": str(threads)},
         )  # fmt: skip
         found = re.search(rb"achieved tok/s: ([\d.]+)", ran.stderr)
