@@ -7,6 +7,8 @@ the reader picks is one synced dictionary, `state`: the same in the page and in 
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -27,7 +29,7 @@ from llama_viz.widgets.modules import script, styles
 from llama_viz.widgets.packing import packed_message
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
     import xarray as xr
     from matplotlib.figure import Figure
@@ -130,7 +132,8 @@ class Explorer(anywidget.AnyWidget):
     """The base of all explorers; see the module.
 
     A subclass gives its `page` (the name of its .js and .css), and the methods `fields`, `content`,
-    `picture` and `describe`; a method `answer_<name>` answers what the page asks for later.
+    `picture` and `describe`; a method `answer_<name>` answers what the page asks for later. One
+    that takes longer is `async` and sleeps between its slices, so that a kernel hears others too.
     """
 
     page: ClassVar[str]
@@ -152,6 +155,7 @@ class Explorer(anywidget.AnyWidget):
         start |= {name: list(field.start) for name, field in self.fields().items()
                   if isinstance(field, Several)}  # fmt: skip
         super().__init__(state=self._checked(start, state))
+        self._answering: set[asyncio.Task[None]] = set()  # which asyncio itself would forget
         self.on_msg(self._receive)
 
     # What a subclass gives
@@ -242,18 +246,47 @@ class Explorer(anywidget.AnyWidget):
         if content.get("type") != "ask":
             return
         reply: dict[str, Any] = {"type": "answer", "request": content.get("request")}
-        parts: list[bytes] = []
         try:
-            header, arrays = self._answerer(content.get("name"))(**content.get("parameters", {}))
-            specs, parts = packed_message(arrays)
-            reply |= {"header": header, "arrays": specs}
-        except (ValueError, OSError) as error:
-            reply["error"] = _one_line(error)
+            answer = self._answerer(content.get("name"))(**content.get("parameters", {}))
         except Exception as error:
+            self._refuse(reply, error)
+            return
+        if not inspect.isawaitable(answer):
+            self._reply(reply, answer)
+            return
+        later = self._reply_later(reply, answer)
+        try:
+            task = asyncio.get_running_loop().create_task(later)
+        except RuntimeError:  # no kernel runs: nobody is kept waiting
+            asyncio.run(later)
+            return
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+
+    async def _reply_later(self, reply: dict[str, Any], answer: Awaitable[Any]) -> None:
+        """An answer that takes longer and lets others be heard meanwhile."""
+        try:
+            self._reply(reply, await answer)
+        except Exception as error:
+            self._refuse(reply, error)
+
+    def _reply(self, reply: dict[str, Any], answer: Any) -> None:
+        try:
+            header, arrays = answer
+            specs, parts = packed_message(arrays)
+        except Exception as error:
+            self._refuse(reply, error)
+        else:
+            self.send(reply | {"header": header, "arrays": specs}, parts)
+
+    def _refuse(self, reply: dict[str, Any], error: Exception) -> None:
+        if isinstance(error, (ValueError, OSError)):
+            words = _one_line(error)
+        else:
             # Nobody expected this one: the line is for the reader, the log for whoever mends it.
-            reply["error"] = _one_line(f"{type(error).__name__}: {error}")
-            logger.exception("%s could not answer its page", type(self).__name__)
-        self.send(reply, parts)
+            words = _one_line(f"{type(error).__name__}: {error}")
+            logger.error("%s could not answer its page", type(self).__name__, exc_info=error)
+        self.send(reply | {"error": words}, [])
 
     def _answerer(self, name: Any) -> Callable[..., Any]:
         known = sorted(
