@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,9 +27,7 @@ from llama_viz.widgets.packing import as_float16, as_int16
 from llama_viz.widgets.pyramid import KINDS, VECTORS, Heads, Level, block_for, finished
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Mapping, Sequence
-    from pathlib import Path
-
+    from collections.abc import Collection, Generator, Mapping, Sequence
     import xarray as xr
     from matplotlib.axes import Axes
 
@@ -105,7 +104,7 @@ class AttentionExplorer(Explorer):
 
     # Levels of maps
 
-    def pool(self, kinds: Iterable[str] = KINDS) -> None:
+    def pool(self, kinds: Collection[str] = KINDS) -> None:
         """Pool the maps of all heads now, with a bar that says the time left.
 
         An open page lets the kernel do it bit by bit; save() needs all of them. It takes the memory
@@ -347,7 +346,7 @@ class AttentionExplorer(Explorer):
         fit, the chosen one first; it says which. Raises ValueError for another suffix, OSError
         where the file cannot be written.
         """
-        if self.state["view"] == "model":
+        if self.state["view"] == "model" and Path(path).suffix.lower() != ".html":
             self.pool([self._kind])  # a picture on the way shows what is known; a file shows all
         super().save(path)
 
