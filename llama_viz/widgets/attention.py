@@ -22,12 +22,14 @@ from llama_viz.errors import unknown_name
 from llama_viz.figures import style
 from llama_viz.figures.style import Picture, styled
 from llama_viz.widgets.explorer import Choice, Explorer, Field, trace_of
+from llama_viz.widgets.export import bytes_in_page
 from llama_viz.widgets.messages import tokens_of
-from llama_viz.widgets.packing import as_float16, as_int16
+from llama_viz.widgets.packing import Packed, as_float16, as_int16
 from llama_viz.widgets.pyramid import KINDS, VECTORS, Heads, Level, block_for, finished
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Generator, Mapping, Sequence
+
     import xarray as xr
     from matplotlib.axes import Axes
 
@@ -37,13 +39,15 @@ VIEWS = ("model", "layer", "head", "row", "product")
 STAGES = ("scores", "masked", "weights")
 TEXT_SHOWS = ("head", "layer", "model")
 
-# Cells of the overviews of all heads together.
+# Cells of the overviews of all heads together, in a live page and in a file, which has to be small
+# and computes finer ones itself; and along a side of each at least.
 OVERVIEW_CELLS = 450_000
+EXPORT_OVERVIEW_CELLS = 150_000
+LEAST_SIDE = 32
 # With fewer bytes than this in all, a live page gets every head at once.
 AT_ONCE_BYTES = 4_000_000
-# What a page without a kernel may hold, so that it stays below 5 MB: base64 adds a third, and noise
-# as dense as quantized vectors deflates by less than a tenth.
-EXPORT_BYTES = 3_800_000
+# What a page without a kernel may hold, deflated, so that it stays below 5 MB: base64 adds a third.
+EXPORT_BYTES = 3_630_000
 TOKEN_BYTES = 40  # of each token in such a page
 # So long a kernel works on an answer before it hears others, and for so long it hears them: a
 # message passes several turns of the event loop before it arrives.
@@ -145,12 +149,12 @@ class AttentionExplorer(Explorer):
                 self._under_way.discard(key)
         return self._levels[key]
 
-    @property
-    def overview_block(self) -> int:
+    def overview_block(self, whole: bool = False) -> int:
         """Positions along each side of a cell of the overviews: a power of 2."""
         n_maps = len(self._rows) * self.heads.config.n_heads
-        block = block_for(self.heads.n_positions, (OVERVIEW_CELLS / n_maps) ** 0.5)
-        return max(block, self.heads.finest_block)
+        cells = EXPORT_OVERVIEW_CELLS if whole else OVERVIEW_CELLS
+        side = max((cells / n_maps) ** 0.5, LEAST_SIDE)
+        return max(block_for(self.heads.n_positions, side), self.heads.finest_block)
 
     @property
     def _kinds(self) -> tuple[str, ...]:
@@ -187,7 +191,7 @@ class AttentionExplorer(Explorer):
             "n_positions": self.heads.n_positions,
             "tokens": tokens_of(trace),
             "has_vectors": self.heads.has_vectors,
-            "block": self.overview_block,
+            "block": self.overview_block(whole),
             "by_root": self.heads.by_root,
             "edited": bool(trace.attrs.get("edited")),
             "heads_held": {
@@ -201,7 +205,9 @@ class AttentionExplorer(Explorer):
             self.pool()
             for row, layer in enumerate(layers):
                 for kind in self._kinds:
-                    overviews = self._overviews([self.level(row, head, kind) for head in self._all])
+                    overviews = self._overviews(
+                        [self.level(row, head, kind) for head in self._all], whole
+                    )
                     arrays[f"{kind} {layer}"] = overviews[1]
                     if kind == "scores":
                         limits[str(layer)] = overviews[0]
@@ -215,7 +221,7 @@ class AttentionExplorer(Explorer):
         row, breathe = self._row(layer), _Breath()
         self._check_kind(kind)
         levels = [await self._level(row, head, kind, breathe) for head in self._all]
-        limits, cells = self._overviews(levels)
+        limits, cells = self._overviews(levels, whole=False)
         return {"limits": limits}, {"cells": cells}
 
     async def answer_map(
@@ -280,9 +286,9 @@ class AttentionExplorer(Explorer):
         if not whole:
             fits = sum(self._cost(every, 4)) <= AT_ONCE_BYTES
             return "float32", every if fits else []
-        overviews = len(every) * len(self._kinds) * (-(-n // self.overview_block)) ** 2
-        left = EXPORT_BYTES - overviews - TOKEN_BYTES * n
         chosen, own = self._row(self.state["layer"]), self.state["head"]
+        overviews = len(every) * len(self._kinds) * (-(-n // self.overview_block(whole))) ** 2
+        left = EXPORT_BYTES - overviews - TOKEN_BYTES * n
         group = config.kv_head_of_head
 
         def distance(place: tuple[int, int]) -> tuple[int, ...]:
@@ -290,10 +296,15 @@ class AttentionExplorer(Explorer):
             return abs(row - chosen), row, group[head] != group[own], abs(head - own), head
 
         for packing, size in sizes.items():
-            if sum(self._cost(every, size)) <= left:
+            # How far such numbers deflate, one head tells for all.
+            name = "query" if self.heads.has_vectors else "map"
+            sample = self._numbers(chosen, own, packing)[name]
+            stored = sample.stored if isinstance(sample, Packed) else sample
+            share = bytes_in_page(stored) / stored.nbytes
+            if share * sum(self._cost(every, size)) <= left:
                 return packing, every
         nearest = sorted(every, key=distance)
-        costs = np.cumsum(list(self._cost(nearest, size)))
+        costs = share * np.cumsum(list(self._cost(nearest, size)))
         return packing, sorted(nearest[: int(np.searchsorted(costs, left, side="right"))])
 
     def _cost(self, places: list[tuple[int, int]], size: int) -> Generator[int]:
@@ -305,36 +316,42 @@ class AttentionExplorer(Explorer):
                 yield size * n * (n + 1) // 2
                 continue
             key = (row, config.kv_head_of_head[head])
-            # Each vector has its scale, each query its normalizer.
-            vectors = 1 if key in shared else 2
-            yield n * (vectors * (size * config.head_dim + 4) + 4)
+            # Vectors in 16 bits have a scale each, and each query its normalizer.
+            vectors, scale = 1 if key in shared else 2, 4 if size == 2 else 0
+            yield n * (vectors * (size * config.head_dim + scale) + 4)
             shared.add(key)
 
     def _head(
         self, row: int, head: int, packing: str, level: Level, suffix: str = ""
     ) -> dict[str, Any]:
-        """What a page needs of a head to compute any cell; names end in the layer and head."""
+        """What a page needs of a head to compute any cell; names may end in layer and head."""
+        numbers = self._numbers(row, head, packing)
+        if self.heads.has_vectors:
+            numbers["normalizer"] = level.normalizer
+        if not suffix:
+            return numbers
+        group = self.heads.config.kv_head_of_head[head]
+        return {
+            f"{name}{suffix} {group if name == 'key' else head}": array
+            for name, array in numbers.items()
+        }
+
+    def _numbers(self, row: int, head: int, packing: str) -> dict[str, Any]:
+        """Queries and keys of a head, or its weights, packed."""
         pack = {
             "float32": lambda values: np.asarray(values, dtype=np.float32),
             "float16": as_float16,
             "int16": as_int16,
         }[packing]
-
-        def named(name: str, number: int) -> str:
-            return f"{name}{suffix} {number}" if suffix else name
-
         if not self.heads.has_vectors:
-            return {named("map", head): pack(self.heads.triangle(row, head))}
+            return {"map": pack(self.heads.triangle(row, head))}
         query, key = self.heads.vectors(row, head)
-        return {
-            named("query", head): pack(query),
-            named("key", self.heads.config.kv_head_of_head[head]): pack(key),
-            named("normalizer", head): level.normalizer,
-        }
+        return {"query": pack(query), "key": pack(key)}
 
-    def _overviews(self, levels: list[Level]) -> tuple[list[float], np.ndarray]:
+    def _overviews(self, levels: list[Level], whole: bool) -> tuple[list[float], np.ndarray]:
         """The limits of these maps, and their cells: (head, side, side)."""
-        cells = np.stack([level.coarser(self.overview_block).cells for level in levels])
+        block = self.overview_block(whole)
+        cells = np.stack([level.coarser(block).cells for level in levels])
         return [level.limit for level in levels], cells
 
     # Without a kernel
@@ -442,7 +459,7 @@ def _tiles(explorer: AttentionExplorer, rows: list[int], what: str) -> Picture:
     height = top + len(rows) * (side + gap) + bottom
     height = max(height, 2.2)
     figure = Picture(f"attention {stage} of {what}", style.WIDTH, height)
-    block = explorer.overview_block if len(rows) > 1 else explorer.heads.finest_block
+    block = explorer.overview_block() if len(rows) > 1 else explorer.heads.finest_block
     figure.heading(f"Attention {stage}, {what}", _pooling_in_words(explorer, block))
     levels = {
         (row, head): explorer.level(row, head, explorer._kind)
