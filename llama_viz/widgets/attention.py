@@ -47,7 +47,7 @@ LEAST_SIDE = 32
 # With fewer bytes than this in all, a live page gets every head at once.
 AT_ONCE_BYTES = 4_000_000
 # What a page without a kernel may hold, deflated, so that it stays below 5 MB: base64 adds a third.
-EXPORT_BYTES = 3_630_000
+EXPORT_BYTES = 3_600_000
 TOKEN_BYTES = 40  # of each token in such a page
 # So long a kernel works on an answer before it hears others, and for so long it hears them: a
 # message passes several turns of the event loop before it arrives.
