@@ -17,6 +17,7 @@ from llama_viz import cli
 from llama_viz.widgets import EXPLORERS, AttentionExplorer, attention, pyramid
 from llama_viz.widgets.packing import packed_message
 from llama_viz.widgets.pyramid import Heads, Level, block_for, finished, largest
+from tests.reference import random_ids, random_model
 from tests.test_explorer import answer, unpacked
 
 HOSTILE = "<s> <img src=x onerror=alert(1)> $x$ &amp; the the\nשלום 🙂"
@@ -205,6 +206,23 @@ def test_a_level_pools_what_is_left_over():
     assert Level.of(np.zeros((2, 2)), 1, False, None).values.tolist() == [[0, 0], [0, 0]]
     sizes = [(1, 1, 1), (512, 512, 1), (513, 512, 2), (4096, 512, 8), (4097, 512, 16), (5, 0.1, 8)]
     assert all(block_for(n, cells) == block for n, cells, block in sizes)
+
+
+def test_rows_from_queries_and_keys_are_the_recorded_weights():
+    """900 tokens of a random model: what the model attended with, without its maps being kept."""
+    lm = random_model("gqa", n_layers=2, max_seq_len=900)
+    ids = random_ids(lm, 900)[0].tolist()
+    whole = lv.record_forward(lm, ids, taps=[*pyramid.VECTORS, "attention_weights"])
+    heads = Heads(whole[list(pyramid.VECTORS)])
+    assert heads.has_vectors
+    for layer, head in ((0, 0), (1, 7)):
+        recorded = whole["attention_weights"].values[layer, head]
+        for first, rows, _ in heads.rows(layer, head, "weights"):
+            part = recorded[first : first + len(rows), : rows.shape[1]]
+            np.testing.assert_allclose(rows, part, atol=1e-5)
+        level = finished(heads.level(layer, head, "weights"))
+        direct = [[part.max() for part in line] for line in blocks(recorded, level.block)]
+        assert np.abs(np.sqrt(level.values) - np.sqrt(direct)).max() <= 0.5 / 255 + 1e-5
 
 
 @pytest.mark.parametrize(("start", "end"), [(0, None), (37, 38), (30, 100)])
