@@ -123,6 +123,17 @@ def exact(trace, layer, head):
     return scores, weights / weights.sum(axis=1, keepdims=True)
 
 
+def exact_row(trace, layer, head, position):
+    """One query of exact(): its scores with all keys, and its weights, 0 for later keys."""
+    config = lv.ModelConfig(**trace.attrs["config"])
+    query = trace["query_rotated"].values[layer, position, head].astype(np.float64)
+    kv_head = head // (config.n_heads // config.n_kv_heads)
+    scores = trace["key_rotated"].values[layer, :, kv_head] @ query / np.sqrt(config.head_dim)
+    weights = np.exp(scores - scores[: position + 1].max())
+    weights[position + 1 :] = 0
+    return scores, weights / weights.sum()
+
+
 # What is shown equals what was recorded
 
 

@@ -16,7 +16,7 @@ import llama_viz as lv
 from llama_viz.widgets import AttentionExplorer
 from tests.browser.browser import launch
 from tests.browser.lab import Lab, Watch, jupyterlab
-from tests.test_attention_explorer import exact, synthetic
+from tests.test_attention_explorer import exact_row, synthetic
 
 NOTEBOOK = "attention.ipynb"
 HOSTILE = [
@@ -590,17 +590,17 @@ def test_thousands_of_tokens_are_explored(explorer, page):
     large.reset(layer=1, head=3)
     large.zoom("head")
     page.wait_for_function(COUNT_COLOURS + " > 150", timeout=30_000)  # an overview has 128
-    scores, weights = exact(trace, 1, 3)
 
-    def check(x, y):
+    def check(x, y, head=3):
         """What is read under the pointer is exact to three digits."""
         page.mouse.move(2, 2)
         large.canvas.hover(position={"x": x, "y": y})
         words = large.text("attention-readout")
         position, key = (int(part.split(" at ")[1].split(":")[0]) for part in words.split(" → "))
         score, weight = words.split("score ")[1].split(", weight ")
-        assert three_digits(score) == pytest.approx(scores[position, key], rel=6e-3, abs=2e-5)
-        assert three_digits(weight) == pytest.approx(weights[position, key], rel=6e-3)
+        scores, weights = exact_row(trace, 1, head, position)
+        assert three_digits(score) == pytest.approx(scores[key], rel=6e-3, abs=2e-5)
+        assert three_digits(weight) == pytest.approx(weights[key], rel=6e-3)
         return position, key
 
     assert check(250, 500) != check(130, 580)
@@ -625,20 +625,20 @@ def test_thousands_of_tokens_are_explored(explorer, page):
     }""")
     by_colour = {}
     for row in range(8):
+        _, weights = exact_row(trace, 1, 3, queries[0] + row)
         for column in range(8):
-            position, key = queries[0] + row, keys[0] + column
-            if key <= position:
-                step = round(255 * weights[position, key] ** 0.5)
+            key = keys[0] + column
+            if key <= queries[0] + row:
+                step = round(255 * weights[key] ** 0.5)
                 by_colour.setdefault(colours[row][column], set()).add(step)
     assert all(max(steps) - min(steps) <= 3 for steps in by_colour.values())
     check(92 + 30, 8 + 30)
     # Another head, far along the text: a part that was never seen, read at once.
     large.press("0")
     large.root.locator(".lv-attention-head").select_option(index=1)
-    scores, weights = exact(trace, 1, 1)
     page.wait_for_function("!document.querySelector('.lv-attention-readout').textContent"
                            ".includes('Fetching')", timeout=20_000)  # fmt: skip
-    check(600, 620)
+    check(600, 620, head=1)
     # The text holds elements for what is near alone, and brings the picked query into view.
     assert large.root.locator(".lv-story [data-position]").count() < 1200
     large.canvas.click(position={"x": 200, "y": 300})
@@ -656,14 +656,15 @@ def test_thousands_of_tokens_are_explored(explorer, page):
     large.root.locator(".lv-numbers-button").click()
     rows = large.root.locator(".lv-table tbody tr")
     rows.nth(LARGE[1] - 1).wait_for(timeout=20_000)
-    best = exact(trace, 1, 0)[1][picked].argmax()
+    best = exact_row(trace, 1, 0, picked)[1].argmax()
     assert rows.first.inner_text().split("\t")[3].split()[0] == str(best)
     assert large.text("alert") == ""
 
 
 def test_a_file_says_what_it_leaves_out(tmp_path, explorer):
     path = tmp_path / "long.html"
-    AttentionExplorer(synthetic(2, 9, 3, 64, n=4096), layer=1, head=4).save(path)
+    trace = synthetic(2, 4, 2, 64, n=4096)
+    AttentionExplorer(trace, layer=1, head=2).save(path)
     page = explorer.page.context.browser.new_page(viewport={"width": 1280, "height": 1400})
     errors = []
     page.on("pageerror", lambda error: errors.append(str(error)))
@@ -673,13 +674,11 @@ def test_a_file_says_what_it_leaves_out(tmp_path, explorer):
     assert line in long.text("caption")
     long.zoom("head")
     assert line not in long.text("caption")
-    _, weights = exact(synthetic(2, 9, 3, 64, n=4096), 1, 4)
     long.canvas.hover(position={"x": 300, "y": 500})
     words = long.text("attention-readout")
     position, key = (int(part.split(" at ")[1].split(":")[0]) for part in words.split(" → "))
-    assert three_digits(words.split(", weight ")[1]) == pytest.approx(
-        weights[position, key], rel=6e-3
-    )
+    _, weights = exact_row(trace, 1, 2, position)
+    assert three_digits(words.split(", weight ")[1]) == pytest.approx(weights[key], rel=6e-3)
     before = long.picture()
     long.root.locator(".lv-attention-layer").select_option(index=0)
     assert line in long.text("caption")
