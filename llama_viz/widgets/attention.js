@@ -1121,7 +1121,7 @@ class AttentionView extends Explorer {
     const layout = { kind: "map", left, top, slot: size / span, count: span, size, ...part };
     this.layout = layout;
     const { layer, head, stage } = this.state;
-    const limit = attention.limit(layer, head) || this.limitOf([layer]);
+    const limit = this.limitOf([layer]);
     this.showColours(limit);
     say(this.heading, `Layer ${layer}, head ${head}`);
     const height = top + size + bottom;

@@ -511,6 +511,8 @@ def _draw_head(explorer: AttentionExplorer) -> Picture:
     figure.heading(f"Layer {state['layer']}, head {state['head']}: attention {stage}", detail)
     panel = figure.panel("map", left, bottom, side, side)
     limit = float(np.abs(cells).max()) or 1.0
+    if explorer._kind == "scores" and not heads.by_root:  # one scale for the layer, as in the page
+        limit = max(explorer.level(row, head, "scores").limit for head in explorer._all)
     later = np.greater.outer(np.arange(len(cells)), np.arange(len(cells))).T[queries, keys]
     by_root = heads.by_root
     image = _draw_map(panel, cells[queries, keys], stage, limit, later, by_root=by_root)
