@@ -8,6 +8,7 @@ the reader picks is one synced dictionary, `state`: the same in the page and in 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections.abc import Generator, Iterable
 from contextlib import closing
@@ -29,7 +30,7 @@ from llama_viz.widgets.modules import script, styles
 from llama_viz.widgets.packing import packed_message
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 
     import xarray as xr
     from matplotlib.figure import Figure
@@ -141,7 +142,8 @@ class Explorer(anywidget.AnyWidget):
     A subclass gives its `page` (the name of its .js and .css), and the methods `fields`, `content`,
     `picture` and `describe`; a method `answer_<name>` answers what the page asks for later. One
     that runs a model is a generator: it yields a line of progress after each part, where others are
-    heard and the page may stop it, and returns its answer.
+    heard and the page may stop it, and returns its answer. One that computes for long is `async`
+    and sleeps between its slices, so that a kernel hears others too.
     """
 
     page: ClassVar[str]
@@ -267,15 +269,32 @@ class Explorer(anywidget.AnyWidget):
         try:
             answer = self._answerer(content.get("name"))(**content.get("parameters", {}))
             if isinstance(answer, Generator):
-                loop = asyncio.get_running_loop()
-                self._answering[request] = loop.create_task(self._work(request, answer))
+                self._work(request, self._answer_by_parts(request, answer))
+            elif inspect.iscoroutine(answer):
+                self._work(request, self._answer_later(request, answer))
             else:
                 self._reply(request, answer)
         except Exception as error:
             self._refuse(request, error)
 
-    async def _work(self, request: str, parts: Generator[str, None, Answer]) -> None:
-        """Give an answer that takes long, part by part, with a breath after each."""
+    def _work(self, request: str, answering: Coroutine[Any, Any, None]) -> None:
+        """Answer beside whatever else the kernel does; where no kernel runs, at once."""
+        try:
+            self._answering[request] = asyncio.get_running_loop().create_task(answering)
+        except RuntimeError:
+            asyncio.run(answering)
+
+    async def _answer_later(self, request: str, answer: Coroutine[Any, Any, Answer]) -> None:
+        """Give an answer that takes longer and lets others be heard meanwhile."""
+        try:
+            self._reply(request, await answer)
+        except Exception as error:
+            self._refuse(request, error)
+        finally:
+            self._answering.pop(request, None)
+
+    async def _answer_by_parts(self, request: str, parts: Generator[str, None, Answer]) -> None:
+        """Give an answer that runs a model, part by part, with a breath after each."""
         try:
             with closing(parts):
                 while True:
