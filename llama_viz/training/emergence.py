@@ -140,7 +140,8 @@ def answer_attention(
     """How much each head looks at the answer, from the position that must give it: (layer, head).
 
     The mean attention weight, over the questions of place and colour, from the position before the
-    answer to the place where the answer was last said. n_stories takes the first ones only.
+    answer to where its first token was last said. Answers that begin with another token than they
+    had there (a capital, a preposition) are left out. n_stories takes the first ones only.
     """
     rows = []
     for ids, questions in zip(held_out.ids[:n_stories], held_out.questions, strict=False):
@@ -148,7 +149,9 @@ def answer_attention(
         rows += [
             weights[:, :, asked.first - 1, asked.first - asked.distance]
             for asked in questions
-            if asked.kind in DISTANCE_KINDS and asked.distance is not None
+            if asked.kind in DISTANCE_KINDS
+            and asked.distance is not None
+            and ids[asked.first - asked.distance] == ids[asked.first]
         ]
     if not rows:
         raise ValueError("these stories ask for no place and no colour; take more of them")
