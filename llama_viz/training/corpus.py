@@ -53,9 +53,8 @@ class Corpus:
         last = len(self.training) - recipe.row_length
         rows = []
         for row in range(recipe.rows):
-            start = random.Random(f"row {row} of step {step} of seed {recipe.seed}").randint(
-                0, last
-            )
+            chance = random.Random(f"row {row} of step {step} of seed {recipe.seed}")
+            start = chance.randint(0, last)
             rows.append(self._row(self.training[start : start + recipe.row_length]))
         ids = torch.stack(rows)
         return Batch(ids, torch.zeros_like(ids, dtype=torch.bool))
