@@ -84,6 +84,20 @@ TERMS: dict[str, Term] = {
              _TRANSFORMER),
         Term("teacher forcing", "In training every position is given the true tokens before it, "
              "whatever the model would have written.", "Williams and Zipser 1989"),
+        Term("loss", "Minus the logarithm of the probability that the next token was given, in "
+             "nats; its mean is also called cross-entropy.", "Good 1952"),
+        Term("gradient", "For each weight, how much the loss grows when the weight grows a little.",
+             "Rumelhart et al. 1986"),
+        Term("learning rate", "How far a step of training goes against the gradient.",
+             "Robbins and Monro 1951"),
+        Term("held out", "Kept away from training, to see what was learned and not only "
+             "remembered.", "Stone 1974"),
+        Term("overfitting", "The loss on the training text falls on, that on the held-out text "
+             "rises."),
+        Term("AdamW", "Steps that are scaled for each weight by the recent size of its gradient.",
+             "Loshchilov and Hutter 2019"),
+        Term("Muon", "Steps for matrices, made to change all directions about equally much.",
+             "Jordan et al. 2024"),
         Term("hook", "A function that PyTorch calls with what a module takes in and gives out."),
         Term("tap", "A module that returns what it is given: a named place to hang a hook on."),
         Term("trace", "Everything that was recorded of one run, as one data set with named "

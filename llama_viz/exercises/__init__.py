@@ -25,6 +25,7 @@ from llama_viz.exercises.positions import angle_applied, strongest_pair, wavelen
 from llama_viz.exercises.real_models import half_split_row, layer_that_looks_first, weight_bytes
 from llama_viz.exercises.start_here import cache_bytes, head_that_looks, surprise
 from llama_viz.exercises.tokens import first_merge, table_parameters, token_count
+from llama_viz.exercises.training import logit_gradient, most_of_the_way, predictions_learned
 from llama_viz.exercises.transformer import (
     block_parameters,
     cross_attention_scores,
@@ -49,8 +50,11 @@ __all__ = [
     "head_that_looks",
     "largest_addition",
     "layer_that_looks_first",
+    "logit_gradient",
     "most_missed_position",
+    "most_of_the_way",
     "neurons_below",
+    "predictions_learned",
     "rms_norm_by_hand",
     "score_bytes",
     "scores_computed",

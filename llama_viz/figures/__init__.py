@@ -32,6 +32,7 @@ from llama_viz.figures.covariate_shift import layer_inputs, losses_by_norm
 from llama_viz.figures.embedding import embedding_rows, lookup, nearest_tokens, same_token, word_map
 from llama_viz.figures.feed_forward import favourite_tokens, gate_along, near_zero, neurons
 from llama_viz.figures.head_wiring import head_wiring
+from llama_viz.figures.learning import loss_along_step, next_token_gradient
 from llama_viz.figures.logit_lens import logit_lens
 from llama_viz.figures.matrices import matrices
 from llama_viz.figures.model_memory import cache_over_context, what_fits
@@ -58,7 +59,7 @@ from llama_viz.figures.tables import linear_layer, number_tables
 from llama_viz.figures.teacher_forcing import teacher_forcing
 from llama_viz.figures.text import token_probabilities
 from llama_viz.figures.tokens import embedding_share, merges, sequence_lengths
-from llama_viz.figures.training import training_run
+from llama_viz.figures.training import emergence, training_course, training_run
 
 __all__ = [
     "FigureMismatch",
@@ -81,6 +82,7 @@ __all__ = [
     "differences",
     "embedding_rows",
     "embedding_share",
+    "emergence",
     "entropy_along",
     "favourite_tokens",
     "file_map",
@@ -95,6 +97,7 @@ __all__ = [
     "logit_lens",
     "long_term_decay",
     "lookup",
+    "loss_along_step",
     "loss_by_position",
     "loss_by_rows_kept",
     "loss_courses",
@@ -106,6 +109,7 @@ __all__ = [
     "nearest_tokens",
     "neurons",
     "next_token_after",
+    "next_token_gradient",
     "next_token_targets",
     "norm_times",
     "number_tables",
@@ -130,6 +134,7 @@ __all__ = [
     "teacher_forcing",
     "time_by_length",
     "token_probabilities",
+    "training_course",
     "training_run",
     "turned_pair",
     "uptraining",

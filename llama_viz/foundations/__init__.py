@@ -38,6 +38,11 @@ from llama_viz.foundations.feed_forward import (
     slope,
     swish,
 )
+from llama_viz.foundations.learning import (
+    next_token_gradient,
+    next_token_loss,
+    weight_gradient,
+)
 from llama_viz.foundations.norm_times import norm_times
 from llama_viz.foundations.normalization import (
     BatchNorm,
@@ -134,6 +139,8 @@ __all__ = [
     "layer_norm",
     "long_term_decay",
     "n_parameters",
+    "next_token_gradient",
+    "next_token_loss",
     "norm_times",
     "ntk_theta",
     "online_softmax",
@@ -160,4 +167,5 @@ __all__ = [
     "train_stack",
     "wavelengths",
     "weigh",
+    "weight_gradient",
 ]
