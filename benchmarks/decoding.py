@@ -20,6 +20,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from interleaved import (
     in_transformer_lens,
@@ -93,10 +94,19 @@ def llama2c(shape: str, n_new: int, checkout: Path, folder: Path) -> dict[str, C
             ["gcc", "-Ofast", "-march=native", "-fopenmp", "-o", str(program), source, "-lm"],
             check=True,
         )
-    lm = random_model(shape)
-    lv.save_checkpoint(lm, weights, format="llama2c")
-    # Its program wants a vocabulary: every token a text of its own, that nobody reads.
-    pieces = [f"<{number}>".encode() for number in range(lm.config.vocab_size)]
+    config = random_model(shape).config
+    # Its program reads the oldest of its files: seven numbers, the last but one below 0 where the
+    # output head is not the embedding, then all weights, with the rotations that it does not use.
+    sign = 1 if config.tied_embeddings else -1
+    header = struct.pack(
+        "<7i", config.dim, config.hidden_dim, config.n_layers, config.n_heads, config.n_kv_heads,
+        sign * config.vocab_size, config.max_seq_len,
+    )  # fmt: skip
+    n_numbers = config.n_parameters + 2 * config.max_seq_len * config.n_pairs
+    numbers = np.random.default_rng(0).normal(0, 0.02, n_numbers).astype(np.float32)
+    weights.write_bytes(header + numbers.tobytes())
+    # And a vocabulary: every token a text of its own, that nobody reads.
+    pieces = [f"<{number}>".encode() for number in range(config.vocab_size)]
     table = b"".join(struct.pack("<fi", 0.0, len(piece)) + piece for piece in pieces)
     words.write_bytes(struct.pack("<i", max(map(len, pieces))) + table)
 
