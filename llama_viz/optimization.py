@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llama_viz.model import Attention, FeedForward, Llama, rotate
+from llama_viz.model import Attention, FeedForward, Llama, RMSNorm, rotate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +33,9 @@ def optimize(model: Llama, dtype: torch.dtype | None = None) -> None:
             raise ValueError(f"weights need a floating-point type, got {dtype}")
         model.to(dtype)
     for module in list(model.modules()):
-        if isinstance(module, Attention):
+        if isinstance(module, RMSNorm):
+            _become(OptimizedNorm, module)
+        elif isinstance(module, Attention):
             _become(OptimizedAttention, module).lay_out()
         elif isinstance(module, FeedForward):
             _become(OptimizedFeedForward, module).lay_out()
@@ -59,7 +61,6 @@ class JoinedWeights:
     """
 
     def __init__(self, linears: Sequence[nn.Linear]) -> None:
-        self.linears = tuple(linears)
         weight = torch.cat([linear.weight.data for linear in linears])
         n_outputs, n_inputs = weight.shape
         self.n_shares = 0
@@ -73,15 +74,20 @@ class JoinedWeights:
         parts = weight.split([linear.out_features for linear in linears])
         for linear, part in zip(linears, parts, strict=True):
             linear.weight.data = part
-        self._addresses = [part.data_ptr() for part in parts]
+        # Looked up in every pass, so as directly as can be.
+        self._places = [
+            (linear._parameters, part.data_ptr())
+            for linear, part in zip(linears, parts, strict=True)
+        ]
 
     @property
     def current(self) -> bool:
         """Whether the Linears still read this buffer, and not weights that replaced it."""
-        return all(
-            linear.weight.data_ptr() == address
-            for linear, address in zip(self.linears, self._addresses, strict=True)
-        )
+        for parameters, address in self._places:
+            weight = parameters["weight"]
+            if weight is None or weight.data_ptr() != address:
+                return False
+        return True
 
     def product(self, row: Tensor) -> Tensor:
         """row (1, 1, input) times all weights: (1, 1, output)."""
@@ -107,6 +113,18 @@ class OneRowLinear(nn.Linear):
 
 def _observed(modules: Sequence[nn.Module]) -> bool:
     return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+
+
+class OptimizedNorm(RMSNorm):
+    """RMSNorm that starts few operations for a single row: its mean square is one dot product."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        is_plain = x.dtype == torch.float32 and x.device.type == "cpu"
+        if x.numel() != x.shape[-1] or not is_plain or self.rms.observed:
+            return super().forward(x)
+        row = x.view(-1)
+        mean_square = float(torch.dot(row, row)) / x.shape[-1]
+        return (x * self.weight).mul_((mean_square + self.eps) ** -0.5)
 
 
 class OptimizedAttention(Attention):
