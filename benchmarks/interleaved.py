@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from importlib import import_module
 from importlib.util import find_spec
@@ -80,13 +81,15 @@ def in_transformer_lens(shape: str) -> Any:
 def in_turns(runs: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
     """Seconds of every run in every round. What else the machine does meets all alike.
 
-    A first round does not count. A run that returns a number measured itself.
+    A first round does not count. Each round has an order of its own, for what ran before leaves the
+    processor's caches full of its numbers. A run that returns a number measured itself.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
+    order = random.Random(0)
     for counts in [False] + rounds * [True]:
-        for name, run in runs.items():
+        for name in order.sample(list(runs), len(runs)):
             began = time.perf_counter()
-            own = run()
+            own = runs[name]()
             taken = own if isinstance(own, float) else time.perf_counter() - began
             if counts:
                 seconds[name].append(taken)

@@ -410,7 +410,7 @@ def test_what_is_no_trace_is_refused(trace):
         analysis.require({"rms": 1}, "rms")
     with pytest.raises(ValueError, match="unknown variable 'rsm'. Did you mean 'rms'"):
         analysis.require(trace, "rsm")
-    with pytest.raises(ValueError, match=r"trace\.isel\(prompt=0\)"):
+    with pytest.raises(ValueError, match=r"lv\.select_prompt\(trace, 0\)"):
         analysis.require(trace.expand_dims("prompt"), "rms")
 
 
