@@ -8,6 +8,7 @@ listens inside a part, that part runs as model.py has it, on the same joined wei
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from llama_viz.model import Attention, FeedForward, Llama, RMSNorm, rotate
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from llama_viz.kv_cache import LayerCache
 
@@ -40,6 +41,19 @@ def optimize(model: Llama, dtype: torch.dtype | None = None) -> None:
         elif isinstance(module, FeedForward):
             _become(OptimizedFeedForward, module).lay_out()
     JoinedWeights([model.output])
+
+
+@contextmanager
+def apart(model: Llama) -> Iterator[None]:
+    """Let each projection multiply for itself inside the block, so that it can be counted."""
+    joined = {module.joined for module in model.modules() if isinstance(module, OneRowLinear)}
+    for weights in joined:
+        weights.n_apart += 1
+    try:
+        yield
+    finally:
+        for weights in joined:
+            weights.n_apart -= 1
 
 
 M = TypeVar("M", bound=nn.Module)
@@ -75,6 +89,7 @@ class JoinedWeights:
         self.weight = weight
         self._sizes = [linear.out_features for linear in linears]
         self._held: tuple[Tensor, tuple[Tensor, ...]] | None = None
+        self.n_apart = 0  # how many ask that nothing be joined
         parts = weight.split(self._sizes)
         for index, (linear, part) in enumerate(zip(linears, parts, strict=True)):
             linear.weight.data = part
@@ -89,6 +104,8 @@ class JoinedWeights:
     @property
     def current(self) -> bool:
         """Whether the Linears read this buffer, and not weights that replaced it or are trained."""
+        if self.n_apart:
+            return False
         for parameters, address in self._places:
             weight = parameters["weight"]
             if weight is None or weight.data_ptr() != address or weight.requires_grad:

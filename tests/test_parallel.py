@@ -353,6 +353,8 @@ def at_work(tmp_path) -> Iterator[tuple[subprocess.Popen[str], list[int], Path]]
         stderr=subprocess.PIPE,
         text=True,
         bufsize=0,
+        # Where the tests run in the background, a shell has told them to ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     assert command.stderr is not None
     shown = ""
