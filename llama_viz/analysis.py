@@ -716,16 +716,12 @@ def favourite_positions(
     Raises ValueError for a neuron that is not there, no traces, traces of other sizes, and a count
     below 1.
     """
-    several = [traces] if isinstance(traces, xr.Dataset) else list(traces)
-    if not several:
-        raise ValueError("give at least one trace")
+    several = _of_one_model(traces)
     if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 1:
         raise ValueError(f"count must be a whole number of at least 1, got {count!r}")
     values, places, ids, tokens = [], [], [], []
     for trace in several:
         found = neuron_activation(trace, layer)
-        if config_of(trace) != config_of(several[0]):
-            raise ValueError("the traces are of models of different sizes; give those of one model")
         n_neurons = found.sizes["neuron"]
         whole = isinstance(neuron, (int, np.integer)) and not isinstance(neuron, bool)
         if not whole or not 0 <= neuron < n_neurons:
@@ -752,6 +748,86 @@ def favourite_positions(
         {"rank": np.arange(len(order))},
         {"layer": int(layer), "neuron": int(neuron)},
     )
+
+
+def favourite_tokens(
+    traces: xr.Dataset | Sequence[xr.Dataset], *, layer: int, neuron: int, at_least: int = 3
+) -> xr.Dataset:
+    """A neuron's mean silu(gate) x up at each token, over one trace or several of one model.
+
+    Returns token_id, token, mean, lowest, highest and occurrences along rank, the largest mean in
+    size first; tokens that occur less than at_least times are left out. Raises ValueError for a
+    neuron that is not there, no traces, and traces of other sizes.
+    """
+    product, ids, tokens = _joined_neurons(traces, layer)
+    if isinstance(neuron, bool) or neuron not in range(product.shape[1]):
+        raise unknown_name("neuron", neuron, [f"0 to {product.shape[1] - 1}"])
+    found = []
+    for token_id in np.unique(ids):
+        values = product[ids == token_id, neuron]
+        if len(values) >= at_least:
+            label = tokens[int(np.argmax(ids == token_id))]
+            found.append((token_id, label, values.mean(), values.min(), values.max(), len(values)))
+    found.sort(key=lambda row: -abs(row[2]))
+    names = ("token_id", "token", "mean", "lowest", "highest", "occurrences")
+    kinds = (np.int64, object, np.float64, np.float64, np.float64, np.int64)
+    return xr.Dataset(
+        {
+            name: ("rank", np.array([row[column] for row in found], dtype=kind))
+            for column, (name, kind) in enumerate(zip(names, kinds, strict=True))
+        },
+        {"rank": np.arange(len(found))},
+        {"layer": int(layer), "neuron": int(neuron)},
+    )
+
+
+def favourites_alike(
+    traces: xr.Dataset | Sequence[xr.Dataset], *, layer: int, count: int = 10
+) -> xr.DataArray:
+    """How far each neuron's strongest positions hold one and the same token.
+
+    Of the `count` positions with the largest |silu(gate) x up|, over one trace or several of one
+    model: the share that holds the commonest token among them. Returns (neuron), from 1 / count to
+    1. Raises ValueError for fewer positions than count, no traces, and traces of other sizes.
+    """
+    product, ids, _ = _joined_neurons(traces, layer)
+    if not 1 <= count <= len(ids):
+        raise ValueError(f"count must be from 1 to the {len(ids)} positions, got {count!r}")
+    strongest = ids[np.argsort(-np.abs(product), axis=0, kind="stable")[:count]]
+    same = (strongest[:, None] == strongest[None]).sum(axis=0).max(axis=0)
+    return xr.DataArray(
+        same / count,
+        dims=("neuron",),
+        name="favourites_alike",
+        attrs={"long_name": f"share of the {count} strongest positions with the same token"},
+    )
+
+
+def _of_one_model(traces: xr.Dataset | Sequence[xr.Dataset]) -> list[xr.Dataset]:
+    """One trace or several as a list; ValueError for none, and for models of different sizes."""
+    several = [traces] if isinstance(traces, xr.Dataset) else list(traces)
+    if not several:
+        raise ValueError("give at least one trace")
+    for trace in several:
+        require(trace)
+        if config_of(trace) != config_of(several[0]):
+            raise ValueError("the traces are of models of different sizes; give those of one model")
+    return several
+
+
+def _joined_neurons(
+    traces: xr.Dataset | Sequence[xr.Dataset], layer: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """silu(gate) x up (position, neuron) of all traces, one behind the other; token ids, labels.
+
+    Positions that were dropped from a run (NaN) are left out.
+    """
+    several = _of_one_model(traces)
+    product = np.concatenate([neuron_activation(trace, layer).values for trace in several])
+    ids = np.concatenate([trace["token_id"].values for trace in several])
+    tokens = np.concatenate([trace["token"].values for trace in several])
+    there = np.isfinite(product).all(axis=1)
+    return product[there].astype(np.float64), ids[there], tokens[there]
 
 
 def _pairs_as_complex(vectors: xr.DataArray) -> np.ndarray:

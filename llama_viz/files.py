@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
+DATA_VARIABLE = "LLAMA_VIZ_DATA"
+
 
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
@@ -74,7 +76,13 @@ def checksum(path: Path) -> str:
 
 
 def data_folder() -> Path:
-    """The folder with the embedded models: inside an installed package, else beside it."""
+    """The folder with the embedded models: LLAMA_VIZ_DATA, or that of the package.
+
+    It is inside an installed package, else beside it. Nothing here is written to but by training,
+    by benchmarks/ and by the tests that store what figures draw: it may be read-only.
+    """
+    if given := os.environ.get(DATA_VARIABLE):
+        return Path(given).expanduser()
     package = Path(__file__).parent
     inside = package / "data"
     return inside if inside.is_dir() else package.parent / "data"

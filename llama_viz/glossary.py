@@ -84,6 +84,20 @@ TERMS: dict[str, Term] = {
              _TRANSFORMER),
         Term("teacher forcing", "In training every position is given the true tokens before it, "
              "whatever the model would have written.", "Williams and Zipser 1989"),
+        Term("loss", "Minus the logarithm of the probability that the next token was given, in "
+             "nats; its mean is also called cross-entropy.", "Good 1952"),
+        Term("gradient", "For each weight, how much the loss grows when the weight grows a little.",
+             "Rumelhart et al. 1986"),
+        Term("learning rate", "How far a step of training goes against the gradient.",
+             "Robbins and Monro 1951"),
+        Term("held out", "Kept away from training, to see what was learned and not only "
+             "remembered.", "Stone 1974"),
+        Term("overfitting", "The loss on the training text falls on, that on the held-out text "
+             "rises."),
+        Term("AdamW", "Steps that are scaled for each weight by the recent size of its gradient.",
+             "Loshchilov and Hutter 2019"),
+        Term("Muon", "Steps for matrices, made to change all directions about equally much.",
+             "Jordan et al. 2024"),
         Term("hook", "A function that PyTorch calls with what a module takes in and gives out."),
         Term("tap", "A module that returns what it is given: a named place to hang a hook on."),
         Term("trace", "Everything that was recorded of one run, as one data set with named "
@@ -189,9 +203,16 @@ TERMS: dict[str, Term] = {
              "Hendrycks and Gimpel 2016"),
         Term("Swish", "x times the sigmoid of beta x; SiLU is Swish with beta 1.",
              "Ramachandran et al. 2017"),
+        Term("SiLU", "x times its own sigmoid, x / (1 + e^-x).", "Hendrycks and Gimpel 2016"),
+        Term("GLU", "sigmoid(gate(x)) * up(x): two products of one input, multiplied number by "
+             "number.", "Dauphin et al. 2017"),
         Term("SwiGLU", "down(silu(gate(x)) * up(x)): one product opens and closes the other.",
              "Shazeer 2020"),
         Term("gate", "The matrix of SwiGLU whose product goes through SiLU."),
+        Term("up", "The matrix of SwiGLU whose product the gate lets through, or holds back."),
+        Term("down", "The matrix that brings the neurons back to the width of the stream."),
+        Term("log-perplexity", "The mean surprise of the right tokens, in nats: the loss, by "
+             "another name."),
         # The next token
         Term("greedy", "Always take the likeliest token."),
         Term("temperature", "Scores are divided by it before the softmax: below 1 makes the likely "

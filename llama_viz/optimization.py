@@ -3,21 +3,22 @@
 Such a pass multiplies one row by every weight. Two things take its time: the weights must be read
 from memory, all of them, and a hundred small operations must be started. So products are shared out
 over the threads, and projections that read the same row are joined into one product. Where somebody
-listens inside a part, that part runs as model.py has it, on the same weights.
+listens inside a part, that part runs as model.py has it, on the same joined weights.
 """
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llama_viz.model import Attention, FeedForward, Llama, rotate
+from llama_viz.model import Attention, FeedForward, Llama, RMSNorm, rotate
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from llama_viz.kv_cache import LayerCache
 
@@ -33,11 +34,26 @@ def optimize(model: Llama, dtype: torch.dtype | None = None) -> None:
             raise ValueError(f"weights need a floating-point type, got {dtype}")
         model.to(dtype)
     for module in list(model.modules()):
-        if isinstance(module, Attention):
+        if isinstance(module, RMSNorm):
+            _become(OptimizedNorm, module)
+        elif isinstance(module, Attention):
             _become(OptimizedAttention, module).lay_out()
         elif isinstance(module, FeedForward):
             _become(OptimizedFeedForward, module).lay_out()
-    _become(OneRowLinear, model.output).lay_out()
+    JoinedWeights([model.output])
+
+
+@contextmanager
+def apart(model: Llama) -> Iterator[None]:
+    """Let each projection multiply for itself inside the block, so that it can be counted."""
+    joined = {module.joined for module in model.modules() if isinstance(module, OneRowLinear)}
+    for weights in joined:
+        weights.n_apart += 1
+    try:
+        yield
+    finally:
+        for weights in joined:
+            weights.n_apart -= 1
 
 
 M = TypeVar("M", bound=nn.Module)
@@ -52,6 +68,8 @@ def _become(kind: type[M], module: nn.Module) -> M:
 class JoinedWeights:
     """The weights of Linears that read the same row, in one buffer of which they become views.
 
+    The Linears become OneRowLinears, which take their parts of the joined product.
+
     In float32 on a CPU the buffer is stored column by column, as (input, output), and cut along the
     input into one share for each thread: PyTorch would multiply a single row on one thread, but of
     a batch of products each thread takes its own. Their sum is the product. Elsewhere the buffer is
@@ -59,7 +77,6 @@ class JoinedWeights:
     """
 
     def __init__(self, linears: Sequence[nn.Linear]) -> None:
-        self.linears = tuple(linears)
         weight = torch.cat([linear.weight.data for linear in linears])
         n_outputs, n_inputs = weight.shape
         self.n_shares = 0
@@ -70,43 +87,72 @@ class JoinedWeights:
             self.shares = weight.view(self.n_shares, -1, n_outputs)
             weight = weight.t()
         self.weight = weight
-        parts = weight.split([linear.out_features for linear in linears])
-        for linear, part in zip(linears, parts, strict=True):
+        self._sizes = [linear.out_features for linear in linears]
+        self._held: tuple[Tensor, tuple[Tensor, ...]] | None = None
+        self.n_apart = 0  # how many ask that nothing be joined
+        parts = weight.split(self._sizes)
+        for index, (linear, part) in enumerate(zip(linears, parts, strict=True)):
             linear.weight.data = part
-        self._addresses = [part.data_ptr() for part in parts]
+            one = _become(OneRowLinear, linear)
+            one.joined, one.index = self, index
+        # Looked up in every pass, so as directly as can be.
+        self._places = [
+            (linear._parameters, part.data_ptr())
+            for linear, part in zip(linears, parts, strict=True)
+        ]
 
     @property
     def current(self) -> bool:
-        """Whether the Linears still read this buffer, and not weights that replaced it."""
-        return all(
-            linear.weight.data_ptr() == address
-            for linear, address in zip(self.linears, self._addresses, strict=True)
-        )
+        """Whether the Linears read this buffer, and not weights that replaced it or are trained."""
+        if self.n_apart:
+            return False
+        for parameters, address in self._places:
+            weight = parameters["weight"]
+            if weight is None or weight.data_ptr() != address or weight.requires_grad:
+                return False
+        return True
 
     def product(self, row: Tensor) -> Tensor:
         """row (1, 1, input) times all weights: (1, 1, output)."""
         if self.n_shares < 2:
             return F.linear(row, self.weight)
-        return torch.bmm(row.view(self.n_shares, 1, -1), self.shares).sum(0, keepdim=True)
+        return torch.bmm(row.reshape(self.n_shares, 1, -1), self.shares).sum(0, keepdim=True)
+
+    def part(self, row: Tensor, index: int) -> Tensor:
+        """What one of the Linears makes of the row; the first that asks computes it for all."""
+        held = self._held  # taken once: another thread may put its own row here
+        if held is None or held[0] is not row:
+            held = (row, self.product(row).split(self._sizes, dim=-1))
+        self._held = held if index + 1 < len(self._sizes) else None
+        return held[1][index]
 
 
 class OneRowLinear(nn.Linear):
-    """A Linear that shares the product of a single row out over the threads."""
+    """A Linear that takes its part of a joined product, where a single row passes."""
 
     joined: JoinedWeights
-
-    def lay_out(self) -> None:
-        """Store the weight so that it can be shared out."""
-        self.joined = JoinedWeights([self])
+    index: int
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.numel() == self.in_features and self.joined.current:
-            return self.joined.product(x)
+        if x.dim() == 3 and x.numel() == self.in_features and self.joined.current:
+            return self.joined.part(x, self.index)
         return F.linear(x, self.weight)
 
 
 def _observed(modules: Sequence[nn.Module]) -> bool:
     return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+
+
+class OptimizedNorm(RMSNorm):
+    """RMSNorm that starts few operations for a single row: its mean square is one dot product."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        is_plain = x.dtype == torch.float32 and x.device.type == "cpu" and not x.requires_grad
+        if x.numel() != x.shape[-1] or not is_plain or self.rms.observed:
+            return super().forward(x)
+        row = x.flatten()
+        mean_square = float(torch.dot(row, row)) / x.shape[-1]
+        return (x * self.weight).mul_((mean_square + self.eps) ** -0.5)
 
 
 class OptimizedAttention(Attention):
@@ -120,7 +166,7 @@ class OptimizedAttention(Attention):
         projections = (self.query, self.key, self.value)
         taps = (self.query_rotated, self.key_rotated, self.scores, self.weights, self.head_output)
         self.joined, self.inside = JoinedWeights(projections), (*projections, *taps)
-        _become(OneRowLinear, self.output).lay_out()
+        JoinedWeights([self.output])
 
     def forward(self, x: Tensor, rotation: Tensor, cache: LayerCache | None = None) -> Tensor:
         is_one_row = x.shape[0] * x.shape[1] == 1
@@ -145,7 +191,7 @@ class OptimizedFeedForward(FeedForward):
         projections = (self.gate, self.up)
         self.joined = JoinedWeights(projections)
         self.inside = (*projections, self.neuron_activation)
-        _become(OneRowLinear, self.down).lay_out()
+        JoinedWeights([self.down])
 
     def forward(self, x: Tensor) -> Tensor:
         is_one_row = x.shape[0] * x.shape[1] == 1

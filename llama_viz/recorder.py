@@ -609,9 +609,7 @@ class Recorder:
                 f"{place.name} gave the shape {tuple(value.shape)}, but its axes are "
                 f"(batch, {', '.join(place.dims)}) with the sizes {(1, *sizes)}"
             )
-        value = (
-            value[row].view(padded) if value[row].is_contiguous() else value[row].reshape(padded)
-        )
+        value = value[row].reshape(padded)
         return value[tuple(slice(-size, None) for size in sizes)] if self.padding else value
 
     def _put(

@@ -30,6 +30,7 @@ from llama_viz.kv_cache import KVCache, LayerCache
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from llama_viz.generation import Step
     from llama_viz.language_model import LanguageModel
 
 # operation(layer_cache, kv_heads, positions): the last two are LongTensors of rows that it has.
@@ -233,26 +234,67 @@ def compare(
     Raises ValueError for a text of one token, rows that are not there and impossible settings.
     """
     ids = lm.prompt_ids(prompt)
+    steps = compare_steps(
+        lm, ids, operation, layers=layers, kv_heads=kv_heads, positions=positions, repeat=repeat,
+        max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
+    )  # fmt: skip
+    return compared(lm, ids, list(steps))
+
+
+def compare_steps(
+    lm: LanguageModel,
+    prompt: str | Sequence[int],
+    operation: Operation,
+    *,
+    layers: Iterable[int] | None = None,
+    kv_heads: Iterable[int] | None = None,
+    positions: Iterable[int] | None = None,
+    repeat: bool = False,
+    max_new_tokens: int = 16,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float = 1.0,
+    seed: int = 0,
+) -> Iterator[tuple[bool, Step]]:
+    """The same one step at a time, as pairs (operated on, step); `compared` puts them together.
+
+    Between steps the model is as it was, so that others can run it.
+    """
+    ids = lm.prompt_ids(prompt)
     check_new_tokens(max_new_tokens)
     if len(ids) < 2:
         raise ValueError("the text needs at least two tokens: all but the last are in the cache")
     sampling = Sampling(temperature, top_k, top_p, seed)
-    cache = KVCache(lm.config, capacity=run_length(lm, len(ids), max_new_tokens))
+    capacity = run_length(lm, len(ids), max_new_tokens)
     n_held = len(ids) - 1
-    with torch.inference_mode():
-        lm.model(torch.tensor([ids[:-1]], device=lm.device), cache=cache)
+    rows = {"layers": layers, "kv_heads": kv_heads, "positions": positions}
+    rows = {name: None if chosen is None else list(chosen) for name, chosen in rows.items()}
 
-    def run_on() -> Generation:
-        cache.truncate(n_held)
-        steps = run_steps(lm, ids, max_new_tokens, sampling, cache, lm.model)
-        return finish(lm, ids, list(steps))
+    def operated(new_ids: Tensor, cache: KVCache) -> Tensor:
+        with operating(lm, operation, at=n_held, repeat=repeat, **rows):
+            return lm.model(new_ids, cache)
 
-    before = run_on()
-    with operating(
-        lm, operation, at=n_held, repeat=repeat, layers=layers, kv_heads=kv_heads,
-        positions=positions,
-    ):  # fmt: skip
-        return Comparison(before, run_on())
+    def steps() -> Iterator[tuple[bool, Step]]:
+        cache = KVCache(lm.config, capacity=capacity)
+        with torch.inference_mode():
+            lm.model(torch.tensor([ids[:-1]], device=lm.device), cache=cache)
+        for is_operated, forward in ((False, lm.model), (True, operated)):
+            cache.truncate(n_held)
+            for step in run_steps(lm, ids, max_new_tokens, sampling, cache, forward):
+                yield is_operated, step
+
+    return steps()
+
+
+def compared(
+    lm: LanguageModel, prompt: str | Sequence[int], steps: Iterable[tuple[bool, Step]]
+) -> Comparison:
+    """The comparison of all steps that `compare_steps` gave for a prompt."""
+    ids = lm.prompt_ids(prompt)
+    runs: tuple[list[Step], list[Step]] = ([], [])
+    for is_operated, step in steps:
+        runs[is_operated].append(step)
+    return Comparison(*(finish(lm, ids, run) for run in runs))
 
 
 def _rows(cache: LayerCache) -> tuple[Tensor, Tensor]:

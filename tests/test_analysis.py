@@ -410,7 +410,7 @@ def test_what_is_no_trace_is_refused(trace):
         analysis.require({"rms": 1}, "rms")
     with pytest.raises(ValueError, match="unknown variable 'rsm'. Did you mean 'rms'"):
         analysis.require(trace, "rsm")
-    with pytest.raises(ValueError, match=r"trace\.isel\(prompt=0\)"):
+    with pytest.raises(ValueError, match=r"lv\.select_prompt\(trace, 0\)"):
         analysis.require(trace.expand_dims("prompt"), "rms")
 
 
@@ -572,6 +572,72 @@ def test_favourite_positions_put_the_earlier_of_equals_first_and_leave_out_what_
     )
     assert found.position.values.tolist() == [9, 0, 1, 2, 3, 5, 6, 7, 8, 10]
     assert found.neuron_activation.values[0] == -2.0
+
+
+def written_traces(trace):
+    """Two traces with tokens and products of neuron 3 of layer 1 that can be read at a glance."""
+    ids = [7, 5, 7, 6, 7, 5, 5, 8, 9, 6, 8][: trace.sizes["position"]]
+    values = trace.neuron_activation.copy(deep=True)
+    values[1, :, 3] = [-4.0 if token == 7 else 0.1 * token for token in ids]
+    values[1, 4, 3] = -5.0
+    named = trace.assign(neuron_activation=values).assign_coords(
+        token_id=("position", np.array(ids)),
+        token=("position", np.array([f"t{token}" for token in ids], dtype=object)),
+    )
+    return [named, named]
+
+
+def test_favourite_tokens_are_means_over_all_traces(trace):
+    several = written_traces(trace)
+    n = trace.sizes["position"]
+    found = analysis.favourite_tokens(several, layer=1, neuron=3, at_least=1)
+    first = found.isel(rank=0)
+    assert (str(first.token.values), int(first.token_id), int(first.occurrences)) == ("t7", 7, 6)
+    assert float(first["mean"]) == pytest.approx(-13 / 3)
+    assert (float(first.lowest), float(first.highest)) == (-5.0, -4.0)
+    assert int(found.occurrences.sum()) == 2 * n
+    rest = dict(zip(found.token.values[1:], found["mean"].values[1:], strict=True))
+    assert rest == {f"t{token}": pytest.approx(0.1 * token) for token in (9, 8, 6, 5)}
+    assert list(rest) == ["t9", "t8", "t6", "t5"]
+    common = analysis.favourite_tokens(several, layer=1, neuron=3, at_least=5)
+    assert common.token.values.tolist() == ["t7", "t5"]
+    assert analysis.favourite_tokens(several, layer=1, neuron=3, at_least=7).sizes["rank"] == 0
+
+
+def test_alike_favourites_are_the_share_of_the_commonest_token(trace):
+    several = written_traces(trace)
+    for count, share in ((6, 1.0), (8, 0.75)):
+        alike = analysis.favourites_alike(several, layer=1, count=count)
+        assert alike.dims == ("neuron",)
+        assert float(alike[3]) == share
+        product = np.concatenate([one.neuron_activation.values[1] for one in several])
+        ids = np.concatenate([one.token_id.values for one in several])
+        for neuron in range(0, product.shape[1], 7):
+            strongest = np.argsort(-abs(product[:, neuron]), kind="stable")[:count]
+            commonest = max(np.bincount(ids[strongest]))
+            assert float(alike[neuron]) == commonest / count
+
+
+def test_positions_that_were_dropped_are_nobodys_favourites(trace):
+    (named, _) = written_traces(trace)
+    values = named.neuron_activation.copy(deep=True)
+    values[1, 4, :] = np.nan
+    found = analysis.favourite_tokens(named.assign(neuron_activation=values), layer=1, neuron=3,
+                                      at_least=1)  # fmt: skip
+    assert int(found.occurrences.sum()) == trace.sizes["position"] - 1
+    assert float(found.lowest[0]) == -4.0
+
+
+def test_favourite_tokens_that_cannot_be_told_are_refused(trace):
+    with pytest.raises(ValueError, match="neuron 96"):
+        analysis.favourite_tokens(trace, layer=0, neuron=96)
+    with pytest.raises(ValueError, match="at least one trace"):
+        analysis.favourite_tokens([], layer=0, neuron=0)
+    with pytest.raises(ValueError, match="count must be from 1"):
+        analysis.favourites_alike(trace, layer=0, count=1000)
+    small = lv.record_forward(random_model("gqa", hidden_dim=32), [1, 2])
+    with pytest.raises(ValueError, match="different sizes"):
+        analysis.favourites_alike([trace, small], layer=0, count=1)
 
 
 def test_favourites_that_cannot_be_told_are_refused(trace):

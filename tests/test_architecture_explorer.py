@@ -12,6 +12,7 @@ from llama_viz.config import PRESETS
 from llama_viz.taps import find_places
 from llama_viz.widgets import ArchitectureMap
 from llama_viz.widgets.architecture import DTYPES, EXPLORER_OF, taps_of
+from llama_viz.widgets.bundle import WIDGET_VIEW
 from tests.reference import random_ids, random_model
 
 
@@ -166,6 +167,21 @@ def test_explorers_open_below_the_map(trace):
     below = sizes.with_explorers()
     sizes.show(opened="query")
     assert "made from sizes alone" in below.children[1].value
+
+
+def test_a_map_that_can_open_explorers_is_shown_with_them(trace, lm):
+    for source in (trace, lm):
+        made = ArchitectureMap(source)
+        bundle, _ = made._repr_mimebundle_()
+        below = made.with_explorers()
+        assert bundle[WIDGET_VIEW]["model_id"] == below.model_id
+        assert made.with_explorers() is below
+        made.show(opened="output_head")
+        assert [type(one).__name__ for one in below.children] == [
+            "ArchitectureMap", "GenerationExplorer",
+        ]  # fmt: skip
+    sizes = ArchitectureMap("llama2-7b")
+    assert sizes._repr_mimebundle_()[0][WIDGET_VIEW]["model_id"] == sizes.model_id
 
 
 def test_the_still_and_the_words_follow_the_state():

@@ -1,7 +1,9 @@
 """The cache explorer without a browser: what it shows is the trace, and surgery is compare."""
 
+import asyncio
 import json
 import re
+import time
 
 import matplotlib
 import numpy as np
@@ -36,13 +38,26 @@ def values(array):
 
 def answer(explorer, name, **parameters):
     """What the page gets for a request: the header, or the error."""
+    [content] = [one for one in asyncio.run(told(explorer, name, parameters))
+                 if one["type"] == "answer"]  # fmt: skip
+    return content.get("error") or content["header"]
+
+
+async def told(explorer, name, parameters, heard=lambda content: None):
+    """Everything that the page is sent for a request, each given to heard as it comes."""
     sent = []
-    explorer.send = lambda content, buffers=None: sent.append(content)
+
+    def send(content, buffers=None):
+        json.dumps(content, allow_nan=False)
+        sent.append(content)
+        heard(content)
+
+    explorer.send = send
     asked = {"type": "ask", "request": "r1", "name": name, "parameters": parameters}
     explorer._receive(explorer, json.loads(json.dumps(asked)), [])
-    [content] = sent
-    json.dumps(content, allow_nan=False)
-    return content.get("error") or content["header"]
+    while explorer._answering:
+        await asyncio.sleep(0)
+    return sent
 
 
 # What is shown is what was recorded
@@ -331,3 +346,107 @@ def test_surgery_needs_a_model_and_room(trace, lm):
     explorer = CacheExplorer(unnamed.isel(step=slice(0, 4), position=slice(0, 11)), lm=full)
     said = answer(explorer, "surgery", step=3, operation="drop")
     assert re.search("which token the last step wrote was not recorded", said)
+
+
+# Surgery is heard and stopped
+
+LONG = {"step": 0, "operation": "drop", "last_position": 2, "max_new_tokens": 6}
+
+
+@pytest.fixture
+def passes(lm):
+    """When each pass through the model began; each takes 10 ms and more."""
+    began = []
+
+    def before_pass(module, args):
+        began.append(time.perf_counter())
+        time.sleep(0.01)
+
+    handle = lm.model.register_forward_pre_hook(before_pass)
+    yield began
+    handle.remove()
+
+
+def test_every_token_is_told_as_it_is_written(trace, lm):
+    explorer = CacheExplorer(trace, lm=lm)
+    sent = asyncio.run(told(explorer, "surgery", LONG))
+    assert [content["type"] for content in sent] == ["progress"] * 12 + ["answer"]
+    assert [content["text"] for content in sent[:-1]] == [
+        f"With the cache {way}: token {number} of 6."
+        for way in ("as it was", "operated on") for number in range(1, 7)
+    ]  # fmt: skip
+
+
+def test_others_run_between_two_tokens_on_the_model_as_it_was(trace, lm, passes):
+    explorer = CacheExplorer(trace, lm=lm)
+    n_passes, own = [], []
+
+    async def other():
+        while not n_passes or explorer._answering:
+            n_passes.append(len(passes))
+            own.append(len(lm.model._forward_pre_hooks))
+            await asyncio.sleep(0)
+
+    async def both():
+        await asyncio.gather(told(explorer, "surgery", LONG), other())
+
+    asyncio.run(both())
+    # The prompt, then 6 tokens both ways; each time another coroutine looked before the next.
+    assert set(range(2, 14)) <= set(n_passes)
+    assert set(own) == {1}, "the operation is on the model for its own passes alone"
+    assert not lm.model.interventions
+
+
+@pytest.mark.parametrize("after", [1, 5, 8])
+def test_stop_is_heard_after_the_token_under_way(trace, lm, passes, after):
+    explorer = CacheExplorer(trace, lm=lm)
+    stopped = []
+
+    async def press(sent):
+        while len(sent) < after:
+            await asyncio.sleep(0)
+        stopped.append(time.perf_counter())
+        explorer._receive(explorer, {"type": "stop", "request": "r1"}, [])
+        stopped.append(len(passes))
+
+    async def both():
+        sent = []
+        running = asyncio.create_task(told(explorer, "surgery", LONG, sent.append))
+        await asyncio.gather(running, press(sent))
+        stopped.append(time.perf_counter())
+        await asyncio.sleep(0.1)  # one that goes on would show
+        return sent
+
+    sent = asyncio.run(both())
+    assert sent[-1]["error"] == "stopped"
+    assert len(sent) == after + 1
+    pressed, n_passes, ended = stopped
+    assert len(passes) == n_passes == after + 1, "and the pass of the prompt"
+    assert ended - pressed < 0.1
+    assert not lm.model.interventions
+    assert len(lm.model._forward_pre_hooks) == 1
+
+
+def test_a_closed_explorer_writes_no_further(trace, lm, passes):
+    explorer = CacheExplorer(trace, lm=lm)
+
+    async def close():
+        running = asyncio.create_task(told(explorer, "surgery", LONG))
+        while len(passes) < 4:
+            await asyncio.sleep(0)
+        explorer.close()
+        await running
+
+    asyncio.run(close())
+    assert len(passes) == 4
+
+
+def test_what_nobody_expected_goes_to_the_log_too(trace, lm, monkeypatch, caplog):
+    def burn(*args):
+        raise RuntimeError("out\nof memory")
+
+    monkeypatch.setitem(cache.OPERATIONS, "drop", lambda **_: burn)
+    said = answer(CacheExplorer(trace, lm=lm), "surgery", **LONG)
+    assert said == "RuntimeError: out of memory"
+    assert "CacheExplorer could not answer its page" in caplog.text
+    assert not lm.model._forward_pre_hooks

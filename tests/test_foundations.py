@@ -436,6 +436,27 @@ def test_activations_are_those_of_torch():
     assert_close(f.swish(x, 1e6), F.relu(x), **FORMULA)
 
 
+def test_slopes_are_those_of_the_formulas():
+    x = torch.linspace(-5, 5, 101, dtype=torch.float64)
+    open_by = torch.sigmoid(x)
+    assert_close(f.slope(f.silu, x), open_by + x * open_by * (1 - open_by), **FORMULA)
+    density = (-(x**2) / 2).exp() / math.sqrt(2 * math.pi)
+    below = 0.5 * (1 + torch.erf(x / math.sqrt(2)))
+    assert_close(f.slope(f.gelu, x), below + x * density, **FORMULA)
+    assert not x.requires_grad
+    with torch.no_grad():
+        assert_close(f.slope(f.relu, x[x != 0]), (x[x != 0] > 0).double(), **FORMULA)
+
+
+def test_the_published_comparison_has_every_kind():
+    """What the paper says of its own table: GEGLU lowest, every gated kind below the others."""
+    assert list(f.SHAZEER_2020) == [*f.ACTIVATIONS, *f.GATES]
+    late = {kind: row.late for kind, row in f.SHAZEER_2020.items()}
+    assert min(late, key=late.get) == "geglu"
+    assert max(late[kind] for kind in f.GATES) < min(late[kind] for kind in f.ACTIVATIONS)
+    assert all(row.late < row.early for row in f.SHAZEER_2020.values())
+
+
 @pytest.mark.parametrize(("activation", "of_torch"), [("relu", F.relu), ("gelu", F.gelu)])
 def test_two_matrices_by_their_formula(activation, of_torch):
     layer = randomize(f.TwoMatrixFeedForward(8, 20, activation))

@@ -56,7 +56,8 @@ def test_shares_are_used(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     _, optimized = both("gqa")
     down = optimized.model.blocks[0].feed_forward.down
-    assert isinstance(down, OneRowLinear) and down.joined.n_shares == 2
+    assert isinstance(down, OneRowLinear)
+    assert down.joined.n_shares == 2
     row = torch.randn(1, 1, down.in_features)
     expected = row @ down.weight.t()
     torch.testing.assert_close(down(row), expected)
@@ -150,3 +151,26 @@ def test_a_width_that_no_thread_count_divides_is_one_share():
     assert joined.n_shares == 1
     row = torch.randn(1, 1, 7)
     torch.testing.assert_close(joined.product(row), row @ weight.t())
+
+
+def test_gradients_are_those_of_the_plain_model():
+    """Of weights that are trained, and of the input: for whoever trains or attributes."""
+    plain, optimized = both("gqa")
+    row = torch.randn(1, 1, 48)
+    gradients = []
+    for lm in (plain, optimized):
+        block = lm.model.blocks[0]
+        block.feed_forward.up.weight.requires_grad_(True)
+        x = row.clone().requires_grad_(True)
+        block.feed_forward(block.feed_forward_norm(x)).sum().backward()
+        gradients.append((x.grad, block.feed_forward.up.weight.grad))
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_any_shape_of_one_row_is_multiplied():
+    _, optimized = both("gqa")
+    linear = optimized.model.blocks[0].attention.query
+    row = torch.randn(48)
+    torch.testing.assert_close(linear(row), linear(row[None, None])[0, 0])
+    assert linear(row).shape == (48,)

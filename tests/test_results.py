@@ -2,11 +2,12 @@
 
 import csv
 
+import numpy as np
 import pytest
 import torch
 
 import llama_viz as lv
-from llama_viz import analysis, cost
+from llama_viz import analysis, cost, figures
 from llama_viz.training import results, uptraining
 from llama_viz.training.evaluation import HeldOut
 from llama_viz.training.recipes import RECIPES
@@ -84,6 +85,29 @@ def test_recall_curves_hold_every_seed(data):
 def test_courses_hold_the_steps_at_which_the_loss_was_measured(data):
     assert results.courses("uptraining", data) == {"gqa-mean": {0: 5.0, 200: 0.9}}
     assert results.courses("matched", data) == {}
+    assert results.courses_by_seed("uptraining", data) == {
+        "0": {"gqa-mean": {0: 5.0, 200: 0.9}}
+    }  # fmt: skip
+    assert results.courses_by_seed("matched", data) == {}
+
+
+def test_courses_are_drawn_seed_by_seed():
+    courses = {"0": {"relu": {0: 7.0, 50: 2.0, 100: 1.0}, "glu": {0: 7.1, 50: 2.1, 100: 0.9}},
+               "1": {"relu": {0: 7.2, 50: 2.2, 100: 1.1}}}  # fmt: skip
+    figure = figures.loss_courses(courses, first_step=50)
+    for panel, (seed, found) in zip(figure.axes, courses.items(), strict=True):
+        assert panel.get_title(loc="left") == f"seed {seed}"
+        drawn = {
+            line.get_gid(): dict(zip(line.get_xdata(), line.get_ydata(), strict=True))
+            for line in panel.lines
+        }
+        assert drawn == {
+            name: {step: loss for step, loss in course.items() if step >= 50}
+            for name, course in found.items()
+        }
+    assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
+    with pytest.raises(ValueError, match="no courses"):
+        figures.loss_courses({})
 
 
 def test_a_summary_has_means_ranges_and_numbers_of_seeds(data):
@@ -112,6 +136,95 @@ def test_seeds_are_compared_one_by_one(data):
     assert one == "gqa has 0.0200 nats less loss than mha; one seed: this may be chance"
     with pytest.raises(ValueError, match="no seed was trained with both"):
         results.told_apart(runs["mha"][:1], runs["gqa"][1:])
+
+
+# Many recipes against chance
+
+FOUR = {"relu": [0.70, 0.73], "gelu": [0.71, 0.71], "glu": [0.66, 0.68], "swiglu": [0.60, 0.64]}
+
+
+def runs_of(losses):
+    return {
+        name: [line(name, "feed-forward", seed, loss) for seed, loss in enumerate(found)]
+        for name, found in losses.items()
+    }
+
+
+def as_read(runs):
+    """As from a file: all values are text."""
+    return {
+        name: [{key: str(value) for key, value in row.items()} for row in rows]
+        for name, rows in runs.items()
+    }
+
+
+def test_each_seed_has_its_own_order():
+    orders = results.by_seed(as_read(runs_of(FOUR)))
+    assert {seed: list(found) for seed, found in orders.items()} == {
+        "0": ["swiglu", "glu", "relu", "gelu"],
+        "1": ["swiglu", "glu", "gelu", "relu"],
+    }
+    assert orders["1"]["glu"] == 0.68
+
+
+def test_chance_is_what_is_left_of_a_table_of_recipes_and_seeds():
+    found = results.spread(as_read(runs_of(FOUR)))
+    assert found.seeds == ["0", "1"]
+    assert list(found.means) == ["swiglu", "glu", "gelu", "relu"]
+    assert found.means["relu"] == pytest.approx(0.715)
+    assert found.range == pytest.approx(0.095)
+    # With two seeds: the deviation of the differences between the seeds, over the root of two.
+    steps = np.array([late - early for early, late in FOUR.values()])
+    assert found.chance == pytest.approx(steps.std(ddof=1) / np.sqrt(2), rel=1e-12)
+    assert found.chance == pytest.approx(0.0120761, rel=1e-5)
+    assert found.apart() == [("swiglu", "glu"), ("swiglu", "gelu"), ("swiglu", "relu"),
+                             ("glu", "gelu"), ("glu", "relu")]  # fmt: skip
+    assert len(found.apart(times=4)) == 3
+
+
+def test_a_seed_that_is_harder_for_all_is_no_chance():
+    moved = {name: [early, late + 0.5] for name, (early, late) in FOUR.items()}
+    runs = as_read(runs_of(FOUR))
+    assert results.spread(as_read(runs_of(moved))).chance == pytest.approx(
+        results.spread(runs).chance
+    )
+
+
+def test_only_seeds_that_all_have_are_compared():
+    runs = as_read(runs_of(FOUR | {"geglu": [0.61]}))
+    found = results.spread(runs)
+    assert found.seeds == ["0"]
+    assert found.means["relu"] == 0.70
+    assert np.isnan(found.chance)
+    assert found.apart() == []
+    assert results.verdict(runs).splitlines() == [
+        "5 recipes over 1 shared seed",
+        "lowest swiglu 0.6000, highest gelu 0.7100: 0.1100 nats apart",
+        "one seed: how much of that is chance is not known",
+    ]
+
+
+def test_the_verdict_has_the_range_beside_chance():
+    assert results.verdict(as_read(runs_of(FOUR))).splitlines() == [
+        "4 recipes over 2 shared seeds",
+        "lowest swiglu 0.6200, highest relu 0.7150: 0.0950 nats apart",
+        "chance moves two means apart by about 0.0121 nats; the range is 7.9 times that",
+        "further apart than twice that: 5 of 6 pairs",
+    ]
+
+
+@pytest.mark.parametrize("kept", [{}, {"relu": [0.7, 0.72]}])
+def test_too_few_runs_are_said_to_be_too_few(kept):
+    runs = as_read(runs_of(kept))
+    assert "nothing can be compared" in results.verdict(runs)
+    assert np.isnan(results.spread(runs).chance)
+
+
+def test_runs_without_a_common_seed_are_not_compared():
+    runs = as_read(runs_of(FOUR))
+    apart = {"relu": runs["relu"][:1], "glu": runs["glu"][1:]}
+    assert results.spread(apart).means == {}
+    assert "nothing can be compared" in results.verdict(apart)
 
 
 def test_the_standard_error_of_a_share():

@@ -4,9 +4,9 @@ A format's module offers two functions:
 
 - `recognizes(path) -> bool` says by content, reading no more than a header, whether a file or a
   folder is of this format; it never raises.
-- `load(path, *, device, dtype) -> LoadedCheckpoint` reads it, or raises CheckpointError in one line
-  with the file's name. It translates names, turns queries and keys into interleaved pairs with
-  rope_layout.py, and has build_model() of loaded.py fill the model weight by weight.
+- `load(path, *, device, dtype, share) -> LoadedCheckpoint` reads it, or raises CheckpointError in
+  one line with the file's name. It translates names, turns queries and keys into interleaved pairs
+  with rope_layout.py, and has build_model() of loaded.py fill the model weight by weight.
 
 A tokenizer inside the checkpoint comes back with it; load() looks for one beside the weights.
 """
@@ -30,6 +30,8 @@ from llama_viz.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from llama_viz.shares import Share
+
 EMBEDDED = ("mha", "gqa", "mqa", "gqa-mean")  # the last is MHA with its heads pooled, trained on
 TOKENIZER_NAME = "tokenizer.model"
 TOKENIZER_NAMES = (TOKENIZER_NAME, "tokenizer.json", "tokenizer.bin")
@@ -52,10 +54,10 @@ class Format:
         return self._module.recognizes(path)
 
     def load(
-        self, path: Path, *, device: torch.device, dtype: torch.dtype | None
+        self, path: Path, *, device: torch.device, dtype: torch.dtype | None, share: Share | None
     ) -> LoadedCheckpoint:
         """Read it; raises CheckpointError where it cannot be loaded."""
-        return self._module.load(path, device=device, dtype=dtype)
+        return self._module.load(path, device=device, dtype=dtype, share=share)
 
     @property
     def _module(self) -> Any:
@@ -77,6 +79,7 @@ def load(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     tokenizer: str | Path | Tokenizer | None = None,
+    share: Share | None = None,
 ) -> LanguageModel:
     """Load an embedded model ("mha", "gqa", "mqa"), a fetched one, or a checkpoint from a path.
 
@@ -87,7 +90,9 @@ def load(
     device None is CUDA, then MPS, then the CPU, whichever is there first; "meta" opens a model by
     its shapes alone and reads no weights. dtype None is float32 on a CPU and for the embedded
     models, so that their figures agree everywhere, else the stored type. tokenizer is a path or a
-    Tokenizer; None takes the one inside the checkpoint, or else the one that lies beside it.
+    Tokenizer; None takes the one inside the checkpoint, or else the one that lies beside it. share
+    reads the heads and neurons of one process alone: such a model is one among several that add up
+    what they compute (llama_viz.parallel).
 
     Raises CheckpointError for files that cannot be loaded, ValueError for unknown names or devices.
     """
@@ -105,7 +110,7 @@ def load(
     found, path = detect(path)
     if dtype is None and (embedded or place.type == "cpu"):
         dtype = torch.float32
-    loaded = found.load(path, device=place, dtype=dtype)
+    loaded = found.load(path, device=place, dtype=dtype, share=share)
     words = _tokenizer(tokenizer, loaded, path)
     if words is not None and words.vocab_size != loaded.model.config.vocab_size:
         raise CheckpointError(

@@ -29,6 +29,8 @@ from llama_viz.errors import CheckpointError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from llama_viz.shares import Share
+
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 ARCHITECTURE = "llama"
@@ -100,7 +102,11 @@ def recognizes(path: Path) -> bool:
 
 
 def load(
-    path: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    path: Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    share: Share | None = None,
 ) -> LoadedCheckpoint:
     """Read a model of llama.cpp's architecture "llama" with the tokenizer in its metadata.
 
@@ -126,6 +132,7 @@ def load(
         lambda name: _read(path, stored[name]),
         device=device,
         dtype=dtype,
+        share=share,
     )
     return LoadedCheckpoint(model, tokenizer, _notes(header))
 

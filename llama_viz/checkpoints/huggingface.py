@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from llama_viz.language_model import LanguageModel
+    from llama_viz.shares import Share
 
 FORMAT = "huggingface"
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -85,7 +86,11 @@ def _is_there(path: Path) -> bool:
 
 
 def load(
-    path: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    path: Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    share: Share | None = None,
 ) -> LoadedCheckpoint:
     """Read a folder; raises CheckpointError where it is damaged or not a LLaMA's."""
     path = Path(path)
@@ -108,7 +113,7 @@ def load(
             weight = interleaved_from_half_split(weight, config.head_dim)
         return weight
 
-    model = build_model(path, config, shapes, read, device=device, dtype=dtype)
+    model = build_model(path, config, shapes, read, device=device, dtype=dtype, share=share)
     notes = {"format": FORMAT, "rope_layout": HALF_SPLIT, "stored_dtype": ", ".join(sorted(dtypes))}
     return LoadedCheckpoint(model, metadata=notes)
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from llama_viz.language_model import LanguageModel
+    from llama_viz.shares import Share
 
 MAGIC = b"24ka"  # the number 0x616b3432 as a little-endian file holds it
 HEADER = struct.Struct(
@@ -100,7 +101,11 @@ def recognizes(path: Path) -> bool:
 
 
 def load(
-    path: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    path: Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    share: Share | None = None,
 ) -> LoadedCheckpoint:
     """Read a .bin or .pt file; dtype None keeps the stored type, and takes float32 for int8.
 
@@ -113,7 +118,7 @@ def load(
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
     read = _load_pt if is_zip or path.suffix in (".pt", ".pth") else _load_bin
-    return read(path, device, dtype)
+    return read(path, device, dtype, share)
 
 
 def save(lm: LanguageModel, path: Path, dtype: torch.dtype | None = None) -> None:
@@ -202,7 +207,7 @@ def read_header(path: Path) -> Header:
 
 
 def _load_bin(
-    path: Path, device: torch.device | str, dtype: torch.dtype | None
+    path: Path, device: torch.device | str, dtype: torch.dtype | None, share: Share | None
 ) -> LoadedCheckpoint:
     header = read_header(path)
     stored, end = places(header)
@@ -223,12 +228,14 @@ def _load_bin(
         return torch.from_numpy(np.multiply(numbers, scales, dtype=np.float32)).view(tensor.shape)
 
     shapes = {name: tensor.shape for name, tensor in stored.items()}
-    model = build_model(path, header.config, shapes, read, device=device, dtype=dtype)
+    model = build_model(path, header.config, shapes, read, device=device, dtype=dtype, share=share)
     kind = "int8" if header.version == INT8 else "float32"
     return LoadedCheckpoint(model, None, _notes(kind, header.version))
 
 
-def _load_pt(path: Path, device: torch.device | str, dtype: torch.dtype | None) -> LoadedCheckpoint:
+def _load_pt(
+    path: Path, device: torch.device | str, dtype: torch.dtype | None, share: Share | None
+) -> LoadedCheckpoint:
     content = load_pickled(path)
     sizes, weights = (
         (content.get("model_args"), content.get("model")) if isinstance(content, dict) else (0, 0)
@@ -246,7 +253,9 @@ def _load_pt(path: Path, device: torch.device | str, dtype: torch.dtype | None) 
     if config.tied_embeddings:
         del stored["output.weight"]
     shapes = {name: tuple(tensor.shape) for name, tensor in stored.items()}
-    model = build_model(path, config, shapes, stored.__getitem__, device=device, dtype=dtype)
+    model = build_model(
+        path, config, shapes, stored.__getitem__, device=device, dtype=dtype, share=share
+    )
     kind = str(stored["embedding.weight"].dtype).removeprefix("torch.")
     return LoadedCheckpoint(model, None, _notes(kind, None))
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from llama_viz.config import ModelConfig
+    from llama_viz.shares import Share
     from llama_viz.tokenizer import Tokenizer
 
 LARGEST_JSON = 256 * 2**20  # bytes; the largest tokenizers and indexes are a tenth of this
@@ -47,18 +48,20 @@ def build_model(
     device: torch.device | str,
     dtype: torch.dtype | None,
     hint: str = "",
+    share: Share | None = None,
 ) -> Llama:
     """Make the model and fill it weight by weight, so that only one is ever held twice.
 
     shapes are those of the stored tensors, by our names. read(name) gives one tensor in our layout;
     it may be a view of a mapped file, for it is copied into memory of its own. dtype None keeps the
-    stored type. On the device "meta" nothing is read: the model has shapes alone.
+    stored type. On the device "meta" nothing is read: the model has shapes alone. With a share the
+    model is that of one process among several, and has its heads and neurons alone.
 
     Raises CheckpointError, with the hint behind it, where the shapes do not fit the configuration.
     Warns, once, of weights that are not finite.
     """
     check_shapes(path, config, shapes, hint)
-    model = empty_model(config)
+    model = empty_model(config if share is None else share.config(config))
     if torch.device(device).type == "meta":
         return model.to(dtype).requires_grad_(False).eval()
     linear = {id(part.weight) for part in model.modules() if isinstance(part, nn.Linear)}
@@ -80,6 +83,8 @@ def build_model(
             )
         if weight is None:
             weight = torch.empty(shape, dtype=stored.dtype, device=device)
+        if share is not None:
+            stored = share.part(name, stored, config)
         weight = weight.t() if by_columns else weight
         weight.copy_(stored)
         del stored
@@ -101,10 +106,10 @@ def build_model(
     return model.requires_grad_(False).eval()
 
 
-def empty_model(config: ModelConfig) -> Llama:
+def empty_model(config: ModelConfig, kind: type[Llama] = Llama) -> Llama:
     """A model of shapes alone, on the device "meta": its weights are still to be given."""
     with torch.device("meta"), _NothingDrawn():
-        return Llama(config)
+        return kind(config)
 
 
 class _NothingDrawn(TorchFunctionMode):

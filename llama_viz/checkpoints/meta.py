@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from llama_viz.language_model import LanguageModel
+    from llama_viz.shares import Share
 
 FORMAT = "meta"
 PARAMS = "params.json"
@@ -73,7 +74,11 @@ def recognizes(path: Path) -> bool:
 
 
 def load(
-    path: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    path: Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    share: Share | None = None,
 ) -> LoadedCheckpoint:
     """Read a folder; raises CheckpointError where it is damaged or a shard is missing."""
     path = Path(path)
@@ -87,7 +92,14 @@ def load(
         return shards.read(name, expected[name])
 
     model = build_model(
-        path, config, shapes, read, device=device, dtype=dtype, hint="; a shard may be missing"
+        path,
+        config,
+        shapes,
+        read,
+        device=device,
+        dtype=dtype,
+        hint="; a shard may be missing",
+        share=share,
     )
     notes = {
         "format": FORMAT,

@@ -23,6 +23,8 @@ from llama_viz.model import Llama
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from llama_viz.shares import Share
+
 FORMAT = "llama_viz"
 
 
@@ -59,7 +61,11 @@ def save_native(
 
 
 def load(
-    path: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    path: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    share: Share | None = None,
 ) -> LoadedCheckpoint:
     """Read a file written by save_native, in the stored type or in dtype.
 
@@ -80,7 +86,9 @@ def load(
         raise CheckpointError(
             f"{path}: its configuration cannot be used: {one_line(error)}"
         ) from error
-    model = build_model(path, config, stored.shapes, stored.read, device=device, dtype=dtype)
+    model = build_model(
+        path, config, stored.shapes, stored.read, device=device, dtype=dtype, share=share
+    )
     notes = {**metadata, "rope_layout": INTERLEAVED, "stored_dtype": stored.dtypes}
     return LoadedCheckpoint(model, metadata=notes)
 

@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 from llama_viz.cost.operations import PARTS, Cost, Costs, check_counts, total
 from llama_viz.cost.ratios import ATTENTION
 from llama_viz.kv_cache import KVCache
+from llama_viz.optimization import apart
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,6 +83,7 @@ def count(
             for block in model.blocks:
                 handle = block.attention.weights.register_forward_hook(lambda *_: None)
                 stack.callback(handle.remove)
+        stack.enter_context(apart(model))
         counter = _Counter(model, cache)
         stack.enter_context(counter.following())
         stack.enter_context(counter)

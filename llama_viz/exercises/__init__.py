@@ -7,6 +7,11 @@ reply that helps.
 from __future__ import annotations
 
 from llama_viz.exercises.attention import attention_row, farthest_head, score_bytes
+from llama_viz.exercises.feed_forward import (
+    feed_forward_width,
+    gated_product,
+    neurons_below,
+)
 from llama_viz.exercises.grading import NOT_YET, Verdict
 from llama_viz.exercises.grouped_queries import shared_head, texts_that_fit, ungrouped_cache
 from llama_viz.exercises.kv_cache import batch_cache_bytes, most_missed_position, scores_computed
@@ -20,6 +25,7 @@ from llama_viz.exercises.positions import angle_applied, strongest_pair, wavelen
 from llama_viz.exercises.real_models import half_split_row, layer_that_looks_first, weight_bytes
 from llama_viz.exercises.start_here import cache_bytes, head_that_looks, surprise
 from llama_viz.exercises.tokens import first_merge, table_parameters, token_count
+from llama_viz.exercises.training import logit_gradient, most_of_the_way, predictions_learned
 from llama_viz.exercises.transformer import (
     block_parameters,
     cross_attention_scores,
@@ -37,12 +43,18 @@ __all__ = [
     "cross_attention_scores",
     "effective_choices",
     "farthest_head",
+    "feed_forward_width",
     "first_merge",
+    "gated_product",
     "half_split_row",
     "head_that_looks",
     "largest_addition",
     "layer_that_looks_first",
+    "logit_gradient",
     "most_missed_position",
+    "most_of_the_way",
+    "neurons_below",
+    "predictions_learned",
     "rms_norm_by_hand",
     "score_bytes",
     "scores_computed",

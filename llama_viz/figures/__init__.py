@@ -1,5 +1,6 @@
 """Figures: functions that take a trace and return a picture of it; nothing is shown by itself."""
 
+from llama_viz.figures.activations import activations
 from llama_viz.figures.architecture import architecture
 from llama_viz.figures.attention import (
     attention_heads,
@@ -29,8 +30,9 @@ from llama_viz.figures.checkpoints import differences, file_map
 from llama_viz.figures.comparison import comparison
 from llama_viz.figures.covariate_shift import layer_inputs, losses_by_norm
 from llama_viz.figures.embedding import embedding_rows, lookup, nearest_tokens, same_token, word_map
-from llama_viz.figures.feed_forward import neurons
+from llama_viz.figures.feed_forward import favourite_tokens, gate_along, near_zero, neurons
 from llama_viz.figures.head_wiring import head_wiring
+from llama_viz.figures.learning import loss_along_step, next_token_gradient
 from llama_viz.figures.logit_lens import logit_lens
 from llama_viz.figures.matrices import matrices
 from llama_viz.figures.model_memory import cache_over_context, what_fits
@@ -48,7 +50,7 @@ from llama_viz.figures.positions import (
     wavelengths,
 )
 from llama_viz.figures.residual import depth, residual_stream
-from llama_viz.figures.results import over_seeds, recall_curves, uptraining
+from llama_viz.figures.results import loss_courses, over_seeds, recall_curves, uptraining
 from llama_viz.figures.roofline import memory_ratios, roofline
 from llama_viz.figures.rotary import rotation_angles, score_by_pair
 from llama_viz.figures.sampling import entropy_along, kept_along, sampling_distribution
@@ -57,10 +59,11 @@ from llama_viz.figures.tables import linear_layer, number_tables
 from llama_viz.figures.teacher_forcing import teacher_forcing
 from llama_viz.figures.text import token_probabilities
 from llama_viz.figures.tokens import embedding_share, merges, sequence_lengths
-from llama_viz.figures.training import training_run
+from llama_viz.figures.training import emergence, training_course, training_run
 
 __all__ = [
     "FigureMismatch",
+    "activations",
     "architecture",
     "attention_heads",
     "attention_map",
@@ -79,9 +82,12 @@ __all__ = [
     "differences",
     "embedding_rows",
     "embedding_share",
+    "emergence",
     "entropy_along",
+    "favourite_tokens",
     "file_map",
     "gains",
+    "gate_along",
     "head_kinds",
     "head_wiring",
     "histograms",
@@ -91,15 +97,19 @@ __all__ = [
     "logit_lens",
     "long_term_decay",
     "lookup",
+    "loss_along_step",
     "loss_by_position",
     "loss_by_rows_kept",
+    "loss_courses",
     "losses_by_norm",
     "matrices",
     "memory_ratios",
     "merges",
+    "near_zero",
     "nearest_tokens",
     "neurons",
     "next_token_after",
+    "next_token_gradient",
     "next_token_targets",
     "norm_times",
     "number_tables",
@@ -124,6 +134,7 @@ __all__ = [
     "teacher_forcing",
     "time_by_length",
     "token_probabilities",
+    "training_course",
     "training_run",
     "turned_pair",
     "uptraining",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,8 +37,15 @@ class InteractivePicture(go.Figure):
     def _repr_mimebundle_(self, *_: Any, **__: Any) -> dict[str, Any]:
         bundle: dict[str, Any] = {"application/vnd.plotly.v1+json": json.loads(self.to_json())}
         if self._still is not None:
-            bundle |= {"text/plain": repr(self._still), "image/png": self._still._repr_png_()}
+            bundle |= {"text/plain": repr(self._still), "image/jpeg": _jpeg(self._still)}
         return bundle
+
+
+def _jpeg(picture: Picture) -> bytes:
+    """As JPEG: where there is a PNG, Plotly in JupyterLab shows that until it is pointed at."""
+    buffer = BytesIO()
+    picture.savefig(buffer, format="jpeg", pil_kwargs={"quality": 95})
+    return buffer.getvalue()
 
 
 def candidates(trace: xr.Dataset) -> InteractivePicture:

@@ -189,6 +189,46 @@ def uptraining(
     return figure
 
 
+@styled
+def loss_courses(
+    courses: Mapping[str, Mapping[str, Mapping[int, float]]], *, first_step: int = 0
+) -> Picture:
+    """Held-out losses over the steps, a panel for each seed, a line for each recipe.
+
+    courses maps a seed to the losses of each recipe by step; what lies before first_step is left
+    out. Both panels have one scale. Raises ValueError for no courses.
+    """
+    names = list(dict.fromkeys(name for found in courses.values() for name in found))
+    if not names:
+        raise ValueError("there are no courses to draw")
+    left, bottom, gap, up = 0.7, 0.6, 0.25, 3.2
+    across = (style.WIDTH - left - 0.2 - gap * (len(courses) - 1)) / len(courses)
+    figure = Picture("loss over the steps", style.WIDTH, bottom + up + 0.75 + style.HEADING)
+    figure.heading("Loss over the steps, seed by seed",
+                   f"held-out loss, nats per token, from step {first_step} on")  # fmt: skip
+    looks = dict(zip(names, style.distinct(len(names)), strict=True))
+    for number, (seed, found) in enumerate(courses.items()):
+        share: Any = {"sharey": figure.axes[0]} if number else {}
+        panel = figure.panel(f"seed {seed}", left + number * (across + gap), bottom, across, up,
+                             **share)  # fmt: skip
+        for name, course in found.items():
+            steps = [step for step in sorted(course) if step >= first_step]
+            panel.plot(steps, [course[step] for step in steps], color=looks[name].colour,
+                       ls=looks[name].dashes, lw=1.6, gid=name, label=name)  # fmt: skip
+        panel.set_title(f"seed {seed}")
+        panel.set_xlabel("step")
+        panel.tick_params(labelleft=number == 0)
+        panel.xaxis.set_major_locator(style.whole_numbers(7))
+        panel.grid(axis="y", color=style.FAINT, lw=0.8)
+    lines = {line.get_gid(): line for panel in figure.axes for line in panel.lines}
+    figure.legend(
+        [lines[name] for name in names], names, loc="upper left", ncols=len(names), frameon=False,
+        fontsize=style.SMALL, borderaxespad=0, handlelength=1.6, columnspacing=1.2,
+        bbox_to_anchor=(0.01, 1 - (style.HEADING - 0.05) / figure.height),
+    ).set_gid("recipes")  # fmt: skip
+    return figure
+
+
 def _name_ends(panel: Axes, ends: list[tuple[float, str, str]], bottom: float, top: float) -> None:
     """Names at the ends of their lines, moved apart where they would meet."""
     place = -np.inf

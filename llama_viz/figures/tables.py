@@ -116,7 +116,8 @@ def _draw_table(panel: Axes, values: np.ndarray, scale: Normalize, *, decimals: 
     for (row, column), value in np.ndenumerate(values):
         colour = np.array(style.SIGNED(scale(value))[:3])
         dark = np.isfinite(value) and colour @ (0.3, 0.6, 0.1) < 0.5
-        written = f"{value:.{decimals}f}" if np.isfinite(value) else "none"
+        rounded = round(float(value), decimals) + 0.0  # no minus before a zero
+        written = f"{rounded:.{decimals}f}" if np.isfinite(value) else "none"
         panel.text(column, row, written, ha="center", va="center", size=9.5,
                    color="white" if dark else style.INK, gid="number (measured)")  # fmt: skip
 

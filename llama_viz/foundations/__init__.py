@@ -28,12 +28,20 @@ from llama_viz.foundations.covariate_shift import (
 from llama_viz.foundations.feed_forward import (
     ACTIVATIONS,
     GATES,
+    SHAZEER_2020,
     GatedFeedForward,
+    LogPerplexity,
     TwoMatrixFeedForward,
     gelu,
     relu,
     silu,
+    slope,
     swish,
+)
+from llama_viz.foundations.learning import (
+    next_token_gradient,
+    next_token_loss,
+    weight_gradient,
 )
 from llama_viz.foundations.norm_times import norm_times
 from llama_viz.foundations.normalization import (
@@ -91,6 +99,7 @@ __all__ = [
     "BERT_SIZES",
     "GATES",
     "ROTATION_PLACES",
+    "SHAZEER_2020",
     "AttentionFree",
     "AttentionSteps",
     "BatchNorm",
@@ -103,6 +112,7 @@ __all__ = [
     "GatedFeedForward",
     "LayerNorm",
     "LearnedPositions",
+    "LogPerplexity",
     "MultiHeadAttention",
     "OnlineSoftmax",
     "RecurrentCell",
@@ -129,6 +139,8 @@ __all__ = [
     "layer_norm",
     "long_term_decay",
     "n_parameters",
+    "next_token_gradient",
+    "next_token_loss",
     "norm_times",
     "ntk_theta",
     "online_softmax",
@@ -148,10 +160,12 @@ __all__ = [
     "shift_per_step",
     "silu",
     "sinusoidal_positions",
+    "slope",
     "split_heads",
     "swish",
     "train_deep_network",
     "train_stack",
     "wavelengths",
     "weigh",
+    "weight_gradient",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +51,41 @@ GATES: dict[str, Callable[[Tensor], Tensor]] = {
     "geglu": gelu,
     "swiglu": silu,
 }
+
+
+class LogPerplexity(NamedTuple):
+    """What Shazeer (2020) measured of one kind: held-out log-perplexity, in nats per token.
+
+    early is the mean after 65,536 steps, deviation that between runs, late what one run came to
+    after 524,288 steps.
+    """
+
+    early: float
+    deviation: float
+    late: float
+
+
+# Noam Shazeer, "GLU Variants Improve Transformer", arXiv 2002.05202, 2020, table 1: T5's task of
+# filling in missing pieces of a text, in an encoder and decoder of 12 layers and 768 features with
+# 3072 neurons, or 2048 where there are three matrices.
+SHAZEER_2020: dict[str, LogPerplexity] = {
+    "relu": LogPerplexity(1.997, 0.005, 1.677),
+    "gelu": LogPerplexity(1.983, 0.005, 1.679),
+    "swish": LogPerplexity(1.994, 0.003, 1.683),
+    "glu": LogPerplexity(1.982, 0.006, 1.663),
+    "bilinear": LogPerplexity(1.960, 0.005, 1.648),
+    "reglu": LogPerplexity(1.953, 0.003, 1.645),
+    "geglu": LogPerplexity(1.942, 0.004, 1.633),
+    "swiglu": LogPerplexity(1.944, 0.010, 1.636),
+}
+
+
+def slope(activation: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """The derivative of an activation at each x, by automatic differentiation."""
+    x = x.detach().requires_grad_()
+    with torch.enable_grad():
+        (found,) = torch.autograd.grad(activation(x).sum(), x)
+    return found
 
 
 class TwoMatrixFeedForward(nn.Module):

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from llama_viz.tokenizer import Tokenizer
+    from llama_viz.training.batches import Batch
+    from llama_viz.training.corpus import Corpus
     from llama_viz.training.recipes import Recipe
 
 Row = dict[str, float]  # one line of the table of losses
@@ -42,7 +44,7 @@ class Trainer:
 
     bfloat16 computes matrix products in half precision, compile lets PyTorch fuse the model (it
     needs a C++ compiler); neither changes what is trained, but both change its last digits. source
-    is the model that a pooled recipe starts from.
+    is the model that a pooled recipe starts from. Rows come from the stories, or from a corpus.
 
     Raises ValueError where the tokenizer is not the recipe's size, or the source is missing.
     """
@@ -53,6 +55,7 @@ class Trainer:
         tokenizer: Tokenizer,
         *,
         source: Llama | None = None,
+        corpus: Corpus | None = None,
         bfloat16: bool = False,
         compile: bool = False,
     ) -> None:
@@ -62,6 +65,7 @@ class Trainer:
             )
         self.recipe = recipe
         self.tokenizer = tokenizer
+        self.corpus = corpus
         self.bfloat16 = bfloat16
         self.step = 0
         self.seconds = 0.0  # spent on steps
@@ -99,10 +103,16 @@ class Trainer:
             ),
         )
 
+    def batch(self, step: int) -> Batch:
+        """The rows of a step."""
+        if self.corpus is not None:
+            return self.corpus.batch(self.recipe, step)
+        return batch(self.recipe, step, self.tokenizer)
+
     def advance(self) -> float:
         """Take one step and return its loss before any weighting, in nats per token."""
         began = time.perf_counter()
-        ids, is_answer = batch(self.recipe, self.recipe.first_batch + self.step, self.tokenizer)
+        ids, is_answer = self.batch(self.recipe.first_batch + self.step)
         weight = torch.where(is_answer[:, 1:].flatten(), self.recipe.weight(self.step), 1.0)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from math import sqrt
+from itertools import combinations
+from math import nan, sqrt
 from statistics import mean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
 
 from llama_viz.errors import unknown_name
 from llama_viz.files import data_folder
@@ -121,6 +124,91 @@ def told_apart(one: Sequence[Line], other: Sequence[Line]) -> str:
     return f"{said} on average, but not in every seed: not told apart"
 
 
+def by_seed(runs: Mapping[str, Sequence[Line]]) -> dict[str, dict[str, float]]:
+    """For each seed the held-out loss of the recipes that were trained with it, lowest first."""
+    found: defaultdict[str, dict[str, float]] = defaultdict(dict)
+    for name, lines in runs.items():
+        for line in lines:
+            found[line["seed"]][name] = float(line["held_out_loss"])
+    return {
+        seed: dict(sorted(losses.items(), key=lambda item: item[1]))
+        for seed, losses in sorted(found.items(), key=lambda item: int(item[0]))
+    }
+
+
+class Spread(NamedTuple):
+    """Means over the seeds that all recipes share, lowest first, beside what chance does to them.
+
+    chance is the standard error of the difference of two means, in nats; NaN where it cannot be
+    known, with fewer than two seeds or two recipes.
+    """
+
+    seeds: list[str]
+    means: dict[str, float]
+    chance: float
+
+    @property
+    def range(self) -> float:
+        """The highest mean less the lowest."""
+        return max(self.means.values()) - min(self.means.values())
+
+    def apart(self, times: float = 2.0) -> list[tuple[str, str]]:
+        """The pairs, lower mean first, that differ by more than so many times what chance does."""
+        return [
+            (low, high)
+            for low, high in combinations(self.means, 2)
+            if self.means[high] - self.means[low] > times * self.chance
+        ]
+
+
+def spread(runs: Mapping[str, Sequence[Line]]) -> Spread:
+    """Compare several recipes over the seeds that all of them were trained with.
+
+    With one seed all of them read the same stories and are asked the same ones, so a seed may be
+    easier for all. What is left of a loss without the means of its seed and of its recipe is
+    chance: over recipes x seeds it has (recipes - 1)(seeds - 1) degrees of freedom (the two-way
+    analysis of variance, Fisher 1925). Without a shared seed there are no means.
+    """
+    found = {seed: losses for seed, losses in by_seed(runs).items() if len(losses) == len(runs)}
+    if not found:
+        return Spread([], {}, nan)
+    table = np.array([[losses[name] for name in runs] for losses in found.values()])
+    means = dict(zip(runs, table.mean(axis=0).tolist(), strict=True))
+    n_seeds, n_recipes = table.shape
+    chance = nan
+    if n_seeds > 1 and n_recipes > 1:
+        left = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
+        variance = (left**2).sum() / ((n_recipes - 1) * (n_seeds - 1))
+        chance = sqrt(2 * variance / n_seeds)
+    return Spread(list(found), dict(sorted(means.items(), key=lambda item: item[1])), chance)
+
+
+def verdict(runs: Mapping[str, Sequence[Line]]) -> str:
+    """What the seeds can say about several recipes: who is lowest, how far apart, against chance.
+
+    Says so where there are too few runs for it.
+    """
+    found = spread(runs)
+    if len(found.means) < 2:
+        return "There are not yet two recipes with a seed in common: nothing can be compared."
+    lowest, highest = next(iter(found.means)), list(found.means)[-1]
+    n_pairs = len(found.means) * (len(found.means) - 1) // 2
+    lines = [
+        f"{len(found.means)} recipes over {len(found.seeds)} shared "
+        f"seed{'' if len(found.seeds) == 1 else 's'}",
+        f"lowest {lowest} {found.means[lowest]:.4f}, highest {highest} "
+        f"{found.means[highest]:.4f}: {found.range:.4f} nats apart",
+    ]
+    if len(found.seeds) == 1:
+        return "\n".join([*lines, "one seed: how much of that is chance is not known"])
+    return "\n".join([
+        *lines,
+        f"chance moves two means apart by about {found.chance:.4f} nats; "
+        f"the range is {found.range / found.chance:.1f} times that",
+        f"further apart than twice that: {len(found.apart())} of {n_pairs} pairs",
+    ])  # fmt: skip
+
+
 def above_floor(runs: Mapping[str, Sequence[Line]]) -> dict[str, list[float]]:
     """The held-out loss of each seed less its floor, the information in the stories' choices."""
     return {
@@ -160,3 +248,12 @@ def courses(group: str, data: Path | None = None) -> dict[str, dict[int, float]]
         name: course(name, int(lines[0]["seed"]), data)
         for name, lines in results(group, data).items()
     }
+
+
+def courses_by_seed(group: str, data: Path | None = None) -> dict[str, dict[str, dict[int, float]]]:
+    """For each seed the courses of the recipes of a group that were trained with it."""
+    found: defaultdict[str, dict[str, dict[int, float]]] = defaultdict(dict)
+    for name, lines in results(group, data).items():
+        for line in lines:
+            found[line["seed"]][name] = course(name, int(line["seed"]), data)
+    return dict(sorted(found.items(), key=lambda item: int(item[0])))

@@ -12,6 +12,7 @@ from llama_viz.tokenizers.sentence_piece import SentencePieceTokenizer
 from llama_viz.training.stories import tell_story
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from llama_viz.tokenizer import Tokenizer
@@ -26,10 +27,18 @@ def train_tokenizer(vocab_size: int, *, seed: int = 0, n_stories: int = 4000) ->
     Raises ValueError where the stories cannot fill the vocabulary, or it cannot hold their letters.
     """
     stories = (tell_story(number, seed=seed).text for number in range(n_stories))
+    return tokenizer_of(stories, vocab_size)
+
+
+def tokenizer_of(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Learn pieces from texts of at most 4,192 bytes each, as train_tokenizer does from stories.
+
+    Raises ValueError where the texts cannot fill the vocabulary, or it cannot hold their letters.
+    """
     model = io.BytesIO()
     try:
         SentencePieceTrainer.train(
-            sentence_iterator=stories,
+            sentence_iterator=iter(texts),
             model_writer=model,
             model_type="bpe",
             vocab_size=vocab_size,

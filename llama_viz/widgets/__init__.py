@@ -16,6 +16,7 @@ from llama_viz.widgets.explorer import Explorer, link
 from llama_viz.widgets.feed_forward import FeedForwardExplorer
 from llama_viz.widgets.figure_browser import FigureBrowser
 from llama_viz.widgets.generation import GenerationExplorer
+from llama_viz.widgets.live_training import LiveTraining
 from llama_viz.widgets.norms import NormsExplorer
 from llama_viz.widgets.rotary import RotaryExplorer
 from llama_viz.widgets.training import TrainingExplorer, training_snapshots
@@ -45,6 +46,7 @@ __all__ = [
     "FeedForwardExplorer",
     "FigureBrowser",
     "GenerationExplorer",
+    "LiveTraining",
     "NormsExplorer",
     "RotaryExplorer",
     "TrainingExplorer",

@@ -452,7 +452,7 @@ class ArchitectureView extends Explorer {
     if (!this.header.can_open) {
       return `${shown} shows it, given a trace: this map was made from sizes alone.`;
     }
-    if (opened === box.name) return `Asked for ${shown}: the map's open_explorer() returns it.`;
+    if (opened === box.name) return `Asked for ${shown}; the map's open_explorer() returns it, too.`;
     return `${shown} shows it.`;
   }
 

@@ -25,6 +25,7 @@ from llama_viz.errors import unknown_name
 from llama_viz.language_model import LanguageModel
 from llama_viz.recorder import record_forward
 from llama_viz.taps import TAP_POINTS, norms
+from llama_viz.widgets.bundle import picture_bundle
 from llama_viz.widgets.explorer import Choice, Explorer, Field, Several
 from llama_viz.widgets.generation import PROMPT, GenerationExplorer
 
@@ -57,7 +58,8 @@ class ArchitectureMap(Explorer):
     source is a ModelConfig, the name of a published model (llama_viz.config.PRESETS), a model or a
     trace; no weight is read. The state is box (what is picked in one of the drawings), difference,
     dtype (which bytes are counted), models (published ones beside this one), scale ("size" or
-    "share") and opened: the box whose explorer the reader asked for.
+    "share") and opened: the box whose explorer the reader asked for. Where a cell shows the map of
+    a model or a trace, that explorer opens below it.
 
     prompt is what a model reads when one of its explorers is opened.
 
@@ -78,6 +80,7 @@ class ArchitectureMap(Explorer):
         self.lm = source if isinstance(source, LanguageModel) else None
         self.trace = source if isinstance(source, xr.Dataset) else None
         self.prompt = prompt
+        self._with_explorers: ipywidgets.VBox | None = None
         self.llama = llama(self.config)
         self.transformer = encoder_decoder(EncoderDecoderConfig(), self.llama.height)
         self.differences = differences(self.config)
@@ -188,11 +191,14 @@ class ArchitectureMap(Explorer):
         return record_forward(self.lm, PROMPT if self.prompt is None else self.prompt)
 
     def with_explorers(self) -> ipywidgets.VBox:
-        """The map, and below it whatever explorer is opened by its button.
+        """The map, and below it whatever explorer is opened by its button; one box for each map.
 
-        What cannot be opened is said in one line below the map.
+        A cell that ends with the map of a model or a trace shows this by itself; call it where the
+        map is put into a layout of your own. What cannot be opened is said in one line below.
         """
-        below = ipywidgets.VBox([self])
+        if self._with_explorers is not None:
+            return self._with_explorers
+        self._with_explorers = below = ipywidgets.VBox([self])
 
         def follow(change: Any) -> None:
             opened = change["new"]["opened"]
@@ -210,6 +216,13 @@ class ArchitectureMap(Explorer):
 
         self.observe(follow, names="state")
         return below
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """As every explorer; with a model or a trace the view is that of `with_explorers`."""
+        if self.lm is None and self.trace is None:
+            return super()._repr_mimebundle_(**kwargs)
+        shown = self.with_explorers().model_id
+        return picture_bundle(shown, self.describe(), self.still()), {}
 
     # Without a kernel
 

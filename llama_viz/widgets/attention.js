@@ -1,6 +1,7 @@
 // The page of the attention explorer: scores and weights are computed here, from the queries and
-// keys that were recorded, so that any cell can be asked for at once. Whole maps are shown from the
-// kernel's summaries first, and computed in full meanwhile, a few milliseconds in each frame.
+// keys that were recorded, so that any cell can be asked for at once. Maps are shown from the
+// kernel's coarse levels first; what is in view is computed meanwhile in tiles of as many cells as
+// the screen can show, a few milliseconds in each frame.
 
 import { Surface } from "./page/canvas.js";
 import { Chart } from "./page/chart.js";
@@ -8,96 +9,131 @@ import { ColourBar } from "./page/colours.js";
 import { button, menu, pills } from "./page/controls.js";
 import { element, say } from "./page/elements.js";
 import { Explorer, explorer } from "./page/explorer.js";
-import { brief, clamp, fixed, plural, signed, threeDigits } from "./page/numbers.js";
+import { brief, clamp, duration, fixed, grouped, plural, signed, threeDigits } from "./page/numbers.js";
 import { arrow, Picking } from "./page/picking.js";
-import { shorten, tokenText, TokenText } from "./page/tokens.js";
+import { LongTokenText, shorten, tokenText, TokenText } from "./page/tokens.js";
 
 const COMPUTE_MS = 12; // of each frame, for maps that are not finished
-const ASK_FROM = 640; // positions: larger maps are the kernel's work, where there is one
-const MAPS_KEPT = 120;
-const LAYERS_KEPT = 4; // of those that were asked for one by one
+const ASK_FROM = 640; // positions: levels of larger maps are the kernel's work, where there is one
+const QUICK_MAPS = 120; // so many maps are shown more finely than in the overview at once
+const TILE = 128; // cells along each side of what is computed at once
+const TILES_KEPT = 2000; // of 16 kB
+const LEVELS_KEPT = 160; // of at most 262 kB
+const HEADS_KEPT = 12; // of those that were asked for one by one
+const LONG_TEXT = 1000; // tokens: of more, only those near what is in view are elements
+const CLOSEST = 8; // positions along each side of the smallest part of a map
 
 const VIEW_NAMES = ["model", "layer", "head", "row", "product"];
 
 // ---------------------------------------------------------------- what was recorded
 
-/** Queries, keys and summaries of all layers, as far as they are here; and what follows of them. */
+/** Heads and levels of maps, as far as they are here; and what follows of them. */
 class Attention {
   constructor(view, { header, arrays }) {
     this.view = view;
     this.about = header;
     this.n = header.n_positions;
     this.nMaps = header.layers.length * header.n_heads;
-    this.layers = new Map();
-    this.summaries = new Map();
-    this.maps = new Map();
+    this.kinds = header.has_vectors ? ["weights", "scores"] : ["weights"];
+    this.heads = new Map(); // "layer head" -> what any of its cells can be computed from
+    this.overviews = new Map(); // "layer kind" -> pooled maps of all heads of the layer
+    this.levels = new Map(); // "layer head kind" -> the finest level of the map that is here
+    this.finest = new Set(); // of which of them the kernel has no finer one
+    this.tiles = new Map(); // parts of maps that were computed here
     this.asked = new Set();
     this.version = 0; // grows with everything that comes in
-    for (const layer of header.layers_held) {
-      this.layers.set(layer, this.vectors((name) => arrays[`${name} ${layer}`]));
+    const numbers = new Map(); // heads that share a key share its numbers
+    const read = (name) => {
+      if (!numbers.has(name)) numbers.set(name, arrays[name].numbers());
+      return numbers.get(name);
+    };
+    for (const [layer, heads] of Object.entries(header.heads_held)) {
+      for (const head of heads) {
+        const own = (name) => read(`${name} ${layer} ${name === "key" ? this.group(head) : head}`);
+        this.heads.set(`${layer} ${head}`, this.vectors(own));
+      }
     }
-    for (const [layer, limit] of Object.entries(header.limits)) {
-      const own = (name) => arrays[`${name} ${layer}`];
-      this.summaries.set(Number(layer), { limit, ...valuesOf(own) });
+    this.held = new Set(this.heads.keys());
+    for (const layer of header.layers) {
+      for (const kind of this.kinds) {
+        const cells = arrays[`${kind} ${layer}`]?.values;
+        const limits = kind === "scores" ? header.limits[layer] : null;
+        if (cells) this.keepOverview(layer, kind, { cells, limits });
+      }
     }
-    this.held = new Set(header.layers_held);
   }
 
-  vectors(array) {
-    if (!this.about.has_vectors) return { map: array("map").numbers() };
-    const vectors = { query: array("query").numbers(), key: array("key").numbers() };
-    const places = array("corrected place")?.values;
-    if (!places) return vectors;
-    const weights = array("corrected weight").values;
-    const corrected = new Map(Array.from(places, (place, i) => [place, weights[i] / 65535]));
-    return { ...vectors, corrected };
+  group(head) {
+    return this.about.kv_head_of_head[head];
   }
 
-  /** Ask the kernel once; what comes is kept, and drawn. */
-  async want(key, name, parameters, keep) {
-    if (!this.view.isLive || this.asked.has(key)) return;
-    this.asked.add(key);
+  vectors(own) {
+    if (!this.about.has_vectors) return { map: own("map") };
+    return { query: own("query"), key: own("key"), normalizer: own("normalizer") };
+  }
+
+  /** Ask the kernel; what comes is kept, and drawn. One of each name at a time: what is no longer
+   * looked at when its turn comes is not asked for. */
+  async want(name, parameters, keep) {
+    if (!this.view.isLive || this.asked.has(name)) return;
+    this.asked.add(name);
     try {
       keep(await this.view.connection.ask(name, parameters));
+      this.asked.delete(name);
     } catch (error) {
-      this.view.complain(error);
-    } finally {
-      if (name !== "summary") this.asked.delete(key);
+      this.view.complain(error); // and is not asked for again
     }
     this.version++;
     this.view.draw();
   }
 
-  /** Summaries come one after the other, so that nothing else waits for long. */
-  async wantSummaries(first) {
+  /** Overviews come one after the other, the layer that is picked first. */
+  async wantOverviews(kind, first) {
+    if (!this.view.isLive || this.asked.has(`all ${kind}`)) return;
+    this.asked.add(`all ${kind}`);
     const { layers } = this.about;
     const order = [first, ...layers.filter((layer) => layer !== first)];
-    for (const layer of order) {
-      if (this.summaries.has(layer)) continue;
-      await this.want(`summary ${layer}`, "summary", { layer }, ({ header, arrays }) =>
-        this.summaries.set(layer, { limit: header.limit, ...valuesOf((name) => arrays[name]) }),
-      );
+    const progress = (this.progress = { kind, began: performance.now(), done: 0 });
+    try {
+      for (const layer of order) {
+        const { header, arrays } = await this.view.connection.ask("summary", { layer, kind });
+        this.keepOverview(layer, kind, { cells: arrays.cells.values, limits: header.limits });
+        progress.done++;
+        this.version++;
+        this.view.draw();
+      }
+    } catch (error) {
+      this.view.complain(error);
     }
   }
 
-  /** Whether a layer can be computed now; if not, it is asked for, where somebody can answer. */
-  has(layer) {
-    const isHere = this.layers.has(layer) && this.summaries.has(layer);
-    if (!this.layers.has(layer)) {
-      this.want(`layer ${layer}`, "layer", { layer }, ({ arrays }) => {
-        this.layers.set(layer, this.vectors((name) => arrays[name]));
-        const extra = [...this.layers.keys()].filter((one) => !this.held.has(one));
-        if (extra.length > LAYERS_KEPT) this.layers.delete(extra[0]);
-      });
-    }
-    return isHere;
+  /** How far the overviews are, and how long the others will take. */
+  get progressInWords() {
+    const { layers } = this.about;
+    const { done, began } = this.progress ?? {};
+    if (done === undefined || done >= layers.length) return "";
+    const left = (performance.now() - began) / 1000 / Math.max(done, 1) * (layers.length - done);
+    const time = done ? `; about ${duration(left)} left` : "";
+    return ` ${done} of ${plural(layers.length, "layer")} are pooled so far${time}.`;
+  }
+
+  /** Whether any cell of a head can be computed now; if not, it is asked for. */
+  has(layer, head) {
+    const key = `${layer} ${head}`;
+    if (this.heads.has(key)) return true;
+    this.want("head", { layer, head }, ({ arrays }) => {
+      this.heads.set(key, this.vectors((name) => arrays[name].numbers()));
+      const extra = [...this.heads.keys()].filter((one) => !this.held.has(one));
+      if (extra.length > HEADS_KEPT) this.heads.delete(extra[0]);
+    });
+    return false;
   }
 
   /** query · key / sqrt(head_dim), as the model has it. */
   score(layer, head, position, key) {
-    const { head_dim: size, kv_head_of_head: kvHead } = this.about;
-    const { query, key: keys } = this.layers.get(layer);
-    const [from, to] = [(head * this.n + position) * size, (kvHead[head] * this.n + key) * size];
+    const { head_dim: size } = this.about;
+    const { query, key: keys } = this.heads.get(`${layer} ${head}`);
+    const [from, to] = [position * size, key * size];
     let sum = 0;
     for (let i = 0; i < size; i++) sum += query[from + i] * keys[to + i];
     return sum / Math.sqrt(size);
@@ -106,16 +142,9 @@ class Attention {
   /** The softmax of the row, of which the kernel sent the normalizer; 0 for later keys. */
   weight(layer, head, position, key) {
     if (key > position) return 0;
-    if (!this.about.has_vectors) {
-      const triangle = (this.n * (this.n + 1)) / 2;
-      return this.layers.get(layer).map[head * triangle + (position * (position + 1)) / 2 + key];
-    }
-    const normalizer = this.summaries.get(layer).normalizer[head * this.n + position];
-    const weight = Math.exp(this.score(layer, head, position, key) - normalizer);
-    // Vectors in 8 bits: where that shows, the file brings the weight itself.
-    const { corrected } = this.layers.get(layer);
-    if (!corrected || weight < 0.01) return weight;
-    return corrected.get((head * this.n + position) * this.n + key) ?? weight;
+    const { map, normalizer } = this.heads.get(`${layer} ${head}`);
+    if (map) return map[(position * (position + 1)) / 2 + key];
+    return Math.exp(this.score(layer, head, position, key) - normalizer[position]);
   }
 
   /** One query over all keys; NaN where a key is masked. */
@@ -131,9 +160,9 @@ class Attention {
 
   /** What each pair of features adds to a score. */
   products(layer, head, position, key) {
-    const { head_dim: size, kv_head_of_head: kvHead } = this.about;
-    const { query, key: keys } = this.layers.get(layer);
-    const [from, to] = [(head * this.n + position) * size, (kvHead[head] * this.n + key) * size];
+    const { head_dim: size } = this.about;
+    const { query, key: keys } = this.heads.get(`${layer} ${head}`);
+    const [from, to] = [position * size, key * size];
     const root = Math.sqrt(size);
     return Array.from({ length: size / 2 }, (_, pair) => {
       const [i, j] = [from + 2 * pair, to + 2 * pair];
@@ -147,132 +176,237 @@ class Attention {
     const { layers, n_heads: nHeads } = this.about;
     const heads = scope === "head" ? [head] : Array.from({ length: nHeads }, (_, one) => one);
     const over = scope === "model" ? layers : [layer];
-    if (scope === "model" && !over.every((one) => this.layers.has(one))) {
-      return this.meansOfAll(position);
+    const places = over.flatMap((one) => heads.map((own) => [one, own]));
+    if (scope === "head") {
+      if (!this.has(layer, head)) return null;
+    } else if (!places.every((place) => this.heads.has(place.join(" ")))) {
+      return this.meansOfKernel(scope, layer, position);
     }
-    if (!over.every((one) => this.has(one))) return null;
     const values = new Float32Array(this.n);
     const before = new Float32Array(this.n);
-    for (const one of over) {
-      for (const own of heads) {
-        for (let key = 0; key <= position; key++) before[key] += this.weight(one, own, position, key);
-        for (let later = position + 1; later < this.n; later++) {
-          values[later] += this.weight(one, own, later, position);
-        }
+    for (const [one, own] of places) {
+      for (let key = 0; key <= position; key++) before[key] += this.weight(one, own, position, key);
+      for (let later = position + 1; later < this.n; later++) {
+        values[later] += this.weight(one, own, later, position);
       }
     }
-    const count = heads.length * over.length;
+    const count = places.length;
     return { row: before.map((sum) => sum / count), column: values.map((sum) => sum / count) };
   }
 
   /** Over more than the page holds, the kernel takes the mean. */
-  meansOfAll(position) {
-    if (this.allMeans?.position === position) return this.allMeans;
-    this.want("means", "means", { position }, ({ arrays }) => {
-      this.allMeans = { position, row: arrays.row.values, column: arrays.column.values };
+  meansOfKernel(scope, layer, position) {
+    const key = `${scope} ${scope === "model" ? "" : layer} ${position}`;
+    if (this.knownMeans?.key === key) return this.knownMeans;
+    this.want("means", { scope, layer, position }, ({ arrays }) => {
+      this.knownMeans = { key, row: arrays.row.values, column: arrays.column.values };
     });
     return null;
   }
 
-  /** The cells of a map for the screen, as numbers of colours; pooled where there are too many. */
-  map(layer, head, stage, side, isSmall) {
-    const kind = stage === "weights" ? "weights" : "scores";
-    const wanted = Math.min(side, this.n);
-    const summary = this.summaries.get(layer);
-    const rough = summary && this.summaryMap(summary, head, kind);
-    if (rough && this.about.side >= wanted) return rough;
-    // Of all layers at once, only what is quickly done is shown more finely than in the summary.
-    const isQuick = this.layers.has(layer) && this.n <= ASK_FROM;
-    if (isSmall && !(isQuick && this.nMaps < MAPS_KEPT)) return rough ?? null;
-    const key = `${layer} ${head} ${kind} ${wanted}`;
-    const known = this.maps.get(key);
-    if (known?.isDone) return known;
-    if (this.view.isLive && this.n > ASK_FROM) {
-      const parameters = { layer, head, stage, side: wanted };
-      this.want("map", "map", parameters, ({ arrays }) => {
-        const cells = arrays.map.values;
-        const isScore = kind === "scores";
-        this.keep(key, {
-          side: wanted,
-          cells: isScore ? Uint8Array.from(cells, signedIndex) : cells,
-          isDone: true,
-        });
-      });
-    } else if (this.has(layer)) {
-      const task = known ?? this.task(layer, head, kind, wanted);
-      this.keep(key, task);
-      if (this.advance(task)) return task;
-      this.view.goOn();
-    }
-    return rough ?? null;
-  }
-
-  keep(key, map) {
-    this.maps.delete(key);
-    this.maps.set(key, map);
-    if (this.maps.size > MAPS_KEPT) this.maps.delete(this.maps.keys().next().value);
-    if (map.isDone) this.version++;
-  }
-
-  summaryMap(summary, head, kind) {
-    const { side } = this.about;
-    const from = head * side * side;
-    const values = (kind === "weights" ? summary.weights : summary.scores)?.subarray(
-      from,
-      from + side * side,
+  /** The key that each head of these layers looks at most: of those that can be told. */
+  strongest(layers, position) {
+    const { n_heads: nHeads } = this.about;
+    const places = layers.flatMap((layer) =>
+      Array.from({ length: nHeads }, (_, head) => ({ layer, head })),
     );
-    if (!values) return null;
-    if (kind === "weights") return { side, cells: values };
-    return { side, cells: Uint8Array.from(values, signedIndex) };
+    const here = places.filter(({ layer, head }) => this.heads.has(`${layer} ${head}`));
+    if (here.length === places.length || !this.view.isLive) {
+      return here.map(({ layer, head }) => {
+        const weights = this.row(layer, head, position, "weights").subarray(0, position + 1);
+        const key = weights.reduce((best, weight, one) => (weight > weights[best] ? one : best), 0);
+        return { layer, head, key, weight: weights[key] };
+      });
+    }
+    const asked = `${layers} ${position}`;
+    if (this.knownStrongest?.asked !== asked) {
+      this.want("strongest", { layers, position }, ({ arrays }) => {
+        const [keys, weights] = [arrays.key.values, arrays.weight.values];
+        const rows = places.map((place, i) => ({ ...place, key: keys[i], weight: weights[i] }));
+        this.knownStrongest = { asked, rows };
+      });
+    }
+    return this.knownStrongest?.asked === asked ? this.knownStrongest.rows : [];
   }
 
-  /** A map that is computed row by row. */
-  task(layer, head, kind, side) {
-    return { layer, head, kind, side, next: 0, values: new Float32Array(side * side) };
+  // Levels of maps: cells as places among 256 colours
+
+  keepOverview(layer, kind, overview) {
+    this.overviews.set(`${layer} ${kind}`, overview);
+    const { block } = this.about;
+    const side = Math.ceil(this.n / block);
+    for (let head = 0; head < this.about.n_heads; head++) {
+      const key = `${layer} ${head} ${kind}`;
+      if (this.levels.get(key)?.block <= block) continue;
+      const cells = overview.cells.subarray(head * side * side, (head + 1) * side * side);
+      this.keepLevel(key, kind, { cells, block, limit: overview.limits?.[head] ?? 1 });
+    }
   }
 
-  /** Go on with a map as long as this frame has time; whether it is finished. */
-  advance(task) {
-    const { layer, head, kind, side, values } = task;
-    const { n } = this;
-    const isScore = kind === "scores";
-    const cellOf = Uint32Array.from({ length: n }, (_, index) => Math.floor((index * side) / n));
-    while (task.next < n && performance.now() < this.view.deadline) {
-      const position = task.next++;
-      const from = cellOf[position] * side;
-      const last = isScore ? n - 1 : position;
-      for (let key = 0; key <= last; key++) {
-        const cell = from + cellOf[key];
-        if (isScore) {
-          const score = this.score(layer, head, position, key);
-          if (Math.abs(score) > Math.abs(values[cell])) values[cell] = score;
-        } else {
-          const weight = this.weight(layer, head, position, key);
-          if (weight > values[cell]) values[cell] = weight;
+  keepLevel(key, kind, { cells, block, limit }) {
+    const colours = kind === "weights" ? cells : Uint8Array.from(cells, signedIndex);
+    const side = Math.ceil(this.n / block);
+    this.levels.set(key, { cells: colours, block, side, limit, nothing: kind === "weights" ? 0 : 127.5 });
+  }
+
+  /** The finest level of a map that is here; a finer one is asked for where that is the kernel's. */
+  level(layer, head, kind, block, mayAsk) {
+    const key = `${layer} ${head} ${kind}`;
+    const known = this.levels.get(key);
+    const isTooCoarse = (known?.block ?? Infinity) > block;
+    if (mayAsk && isTooCoarse && this.isKernels(key)) {
+      this.want("map", { layer, head, kind }, ({ header, arrays }) => {
+        const { block: finest, limit } = header;
+        this.keepLevel(key, kind, { cells: arrays.cells.values, block: finest, limit });
+        this.finest.add(key);
+        if (this.finest.size > LEVELS_KEPT) this.forget(this.finest.values().next().value);
+      });
+    }
+    return known;
+  }
+
+  /** Whether the kernel has a finer level of a map than is here. */
+  isKernels(key) {
+    return this.view.isLive && this.n > ASK_FROM && !this.finest.has(key);
+  }
+
+  /** Let go of a fine level; the overview stays. */
+  forget(key) {
+    this.finest.delete(key);
+    this.levels.delete(key);
+    const [layer, , kind] = key.split(" ");
+    const overview = this.overviews.get(`${layer} ${kind}`);
+    if (overview) this.keepOverview(Number(layer), kind, overview);
+  }
+
+  limit(layer, head) {
+    return this.levels.get(`${layer} ${head} scores`)?.limit ?? 0;
+  }
+
+  /** A part of a map in blocks: places among 256 colours, −1 where nothing is known yet.
+   *
+   * What is coarser than asked for stands in for tiles that are still to be computed. */
+  cells(layer, head, kind, block, part, isMasked, mayCompute) {
+    const { row, column, nRows, nColumns } = part;
+    const cells = new Int16Array(nRows * nColumns).fill(-1);
+    let level = this.level(layer, head, kind, block, mayCompute);
+    if (level && level.block < block) level = coarser(level, block);
+    if (level) {
+      const ratio = level.block / block;
+      for (let i = 0; i < nRows; i++) {
+        const from = Math.floor((row + i) / ratio) * level.side;
+        for (let j = 0; j < nColumns; j++) {
+          cells[i * nColumns + j] = level.cells[from + Math.floor((column + j) / ratio)];
+        }
+      }
+      if (ratio === 1) return cells;
+    }
+    // A tile of scores needs to know the largest of them, to be in one scale with the others.
+    const mustWait = this.isKernels(`${layer} ${head} ${kind}`) || (kind === "scores" && !level);
+    if (!mayCompute || mustWait || !this.has(layer, head)) return cells;
+    const [lastRow, lastColumn] = [row + nRows - 1, column + nColumns - 1];
+    for (let down = Math.floor(row / TILE); down <= Math.floor(lastRow / TILE); down++) {
+      for (let across = Math.floor(column / TILE); across <= Math.floor(lastColumn / TILE); across++) {
+        if (isMasked && across > down) continue;
+        const tile = this.tile(layer, head, kind, block, down, across, level?.limit);
+        if (!tile) continue;
+        const top = down * TILE;
+        const left = across * TILE;
+        const [first, last] = [Math.max(column, left), Math.min(lastColumn, left + TILE - 1)];
+        for (let i = Math.max(row, top); i <= Math.min(lastRow, top + TILE - 1); i++) {
+          const from = (i - top) * TILE - left;
+          cells.set(tile.subarray(from + first, from + last + 1), (i - row) * nColumns + first - column);
         }
       }
     }
-    if (task.next < n) return false;
-    const { limit } = this.summaries.get(layer);
+    return cells;
+  }
+
+  /** TILE x TILE cells of a map; null while they are computed. */
+  tile(layer, head, kind, block, down, across, limit) {
+    const key = `${layer} ${head} ${kind} ${block} ${down} ${across}`;
+    let tile = this.tiles.get(key);
+    if (!tile) {
+      const values = new Float32Array(TILE * TILE);
+      tile = { layer, head, kind, block, down, across, limit, values, next: 0 };
+      this.tiles.set(key, tile);
+      if (this.tiles.size > TILES_KEPT) this.tiles.delete(this.tiles.keys().next().value);
+    }
+    if (!tile.cells && !this.advance(tile)) {
+      this.view.goOn();
+      return null;
+    }
+    return tile.cells;
+  }
+
+  /** Go on with a tile, row by row, as long as this frame has time; whether it is finished. */
+  advance(tile) {
+    const { layer, head, kind, block, values } = tile;
+    const { query, key: keys, normalizer, map } = this.heads.get(`${layer} ${head}`);
+    const isScore = kind === "scores";
+    const size = this.about.head_dim;
+    const scale = 1 / Math.sqrt(size);
+    const firstRow = tile.down * TILE * block;
+    const nRows = Math.min(this.n - firstRow, TILE * block);
+    const firstKey = tile.across * TILE * block;
+    const endKey = Math.min(this.n, firstKey + TILE * block);
+    // Of weights the logarithm: the largest of a cell is raised once, in the end.
+    if (tile.next === 0 && !isScore) values.fill(-Infinity);
+    while (tile.next < nRows && performance.now() < this.view.deadline) {
+      const position = firstRow + tile.next;
+      const from = Math.floor(tile.next++ / block) * TILE;
+      const end = isScore ? endKey : Math.min(endKey, position + 1);
+      const start = position * size;
+      for (let key = firstKey; key < end; key++) {
+        let value = 0;
+        if (map) value = Math.log(map[(position * (position + 1)) / 2 + key]);
+        else {
+          for (let i = 0, at = key * size; i < size; i++, at++) value += query[start + i] * keys[at];
+          value *= scale;
+          if (!isScore) value -= normalizer[position];
+        }
+        const cell = from + Math.floor((key - firstKey) / block);
+        if (isScore ? Math.abs(value) > Math.abs(values[cell]) : value > values[cell]) {
+          values[cell] = value;
+        }
+      }
+    }
+    if (tile.next < nRows) return false;
+    const root = this.about.by_root ? 0.5 : 1;
     const index = isScore
-      ? (value) => signedIndex((127 * value) / limit)
-      : (value) => Math.round(255 * value);
-    task.cells = Uint8Array.from(values, index);
-    task.values = null;
-    task.isDone = true;
-    this.version++;
+      ? (value) => signedIndex((127 * value) / tile.limit)
+      : (value) => Math.round(255 * Math.exp(root * value));
+    tile.cells = Uint8Array.from(values, index);
+    tile.values = null;
     return true;
   }
 }
 
-/** The values of a summary's arrays, as they are stored. */
-function valuesOf(array) {
-  const [weights, scores, normalizer] = ["weights", "scores", "normalizer"].map(array);
-  return {
-    weights: weights.values,
-    scores: scores?.values,
-    normalizer: normalizer?.values,
-  };
+/** The level whose blocks are so large: of each the colour that is farthest from nothing. */
+function coarser(level, block) {
+  const known = (level.coarser ??= new Map());
+  if (known.has(block)) return known.get(block);
+  const ratio = block / level.block;
+  const side = Math.ceil(level.side / ratio);
+  const { nothing } = level;
+  const cells = new Uint8Array(side * side).fill(nothing);
+  for (let i = 0; i < level.side; i++) {
+    for (let j = 0; j < level.side; j++) {
+      const value = level.cells[i * level.side + j];
+      const cell = Math.floor(i / ratio) * side + Math.floor(j / ratio);
+      if (Math.abs(value - nothing) > Math.abs(cells[cell] - nothing)) cells[cell] = value;
+    }
+  }
+  const made = { ...level, cells, block, side, coarser: null };
+  known.set(block, made);
+  return made;
+}
+
+/** The smallest power of 2 by which so many positions are at most so many blocks. */
+function blockFor(nPositions, nCells) {
+  let block = 1;
+  while (Math.ceil(nPositions / block) > Math.max(nCells, 1)) block *= 2;
+  return block;
 }
 
 /** The place among 256 colours of a number from −127 to 127. */
@@ -375,7 +509,8 @@ class AttentionView extends Explorer {
     this.pair = 0;
     this.buildControls();
     this.buildPanel();
-    this.text = new TokenText({
+    const Text = this.about.n_positions > LONG_TEXT ? LongTokenText : TokenText;
+    this.text = new Text({
       label: "Tokens; the arrow keys go through them, Enter picks one as the query",
       onpoint: (position) => this.pointAtToken(position),
       onpick: (position) => this.choose({ position }),
@@ -402,7 +537,6 @@ class AttentionView extends Explorer {
     );
     this.stageBox = element("div", { class: "lv-attention-views" }, text, this.panel);
     root.append(this.trail, this.controls, this.stageBox, this.table.region);
-    this.attention.wantSummaries(this.state.layer);
   }
 
   buildControls() {
@@ -470,11 +604,27 @@ class AttentionView extends Explorer {
       role: "application",
       onmousemove: (event) => this.picking.point(this.placeAt(event)),
       onmouseleave: () => this.picking.point(null),
-      onclick: (event) => this.lock(this.placeAt(event)),
+      onclick: (event) => this.clicked(event),
       ondblclick: () => this.zoom(1),
       onkeydown: (event) => this.move(event),
+      onpointerdown: (event) => this.grab(event),
+      onpointermove: (event) => this.drag(event),
+      onpointerup: () => this.drop(),
+      onpointercancel: () => this.drop(),
     });
     this.canvas = this.surface.canvas;
+    // Not passive: a pinch, which comes as Ctrl and the wheel, must not enlarge the page as well.
+    this.canvas.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
+    this.closerButton = button("Closer", () => this.magnify(0.5));
+    this.fartherButton = button("Farther", () => this.magnify(2));
+    this.wholeButton = button("Whole map", () => this.magnify(Infinity));
+    this.lens = element(
+      "div",
+      { class: "lv-attention-lens", role: "group", "aria-label": "Part of the map" },
+      this.closerButton,
+      this.fartherButton,
+      this.wholeButton,
+    );
     this.chart = new Chart({ class: "lv-chart lv-over", "aria-hidden": "true" });
     this.readout = element("p", { class: "lv-readout lv-attention-readout" });
     this.caption = element("p", { class: "lv-caption" });
@@ -482,7 +632,7 @@ class AttentionView extends Explorer {
     this.panel = element(
       "section",
       { class: "lv-panel", "aria-label": "Attention" },
-      element("header", {}, this.heading, this.colourBar.element),
+      element("header", {}, this.heading, this.lens, this.colourBar.element),
       this.body,
       this.readout,
       this.caption,
@@ -502,9 +652,91 @@ class AttentionView extends Explorer {
 
   choose(changes) {
     this.picking.locked = this.picking.hovered = null;
-    this.pick(changes);
+    this.pick({ ...changes, ...this.following(changes) });
     this.draw();
     this.shouldSpeak = true;
+  }
+
+  // The part of a map that is in view: span queries and keys
+
+  /** Where it begins, inside of the map, and how far it goes. */
+  get part() {
+    const n = this.about.n_positions;
+    const span = clamp(this.state.span, Math.min(CLOSEST, n), n);
+    const inside = (first) => clamp(Math.round(first), 0, n - span);
+    const { first_query: query, first_key: key } = { ...this.state, ...this.dragged };
+    return { span, query: inside(query), key: inside(key) };
+  }
+
+  /** The part moved as little as it must be to show the query and the key that are picked. */
+  following(changes) {
+    const { span, query, key } = this.part;
+    const picked = { ...this.state, ...changes };
+    const moved = (first, place) => clamp(first, place - span + 1, place);
+    return {
+      first_query: moved(query, picked.position),
+      first_key: moved(key, picked.key_position),
+    };
+  }
+
+  /** Show a part so many times as long around a place; Infinity shows all. */
+  magnify(factor, around = this.at) {
+    const n = this.about.n_positions;
+    const { span, query, key } = this.part;
+    const wanted = clamp(Math.round(span * factor), Math.min(CLOSEST, n), n);
+    const inside = (first, place) => {
+      const share = clamp((place - first) / span, 0, 1);
+      return clamp(Math.round(place - share * wanted), 0, n - wanted);
+    };
+    this.pick({
+      span: wanted,
+      first_query: inside(query, around.position),
+      first_key: inside(key, around.key_position),
+    });
+  }
+
+  wheel(event) {
+    if (!event.ctrlKey || !this.hasPart) return;
+    event.preventDefault();
+    this.magnify(2 ** clamp(event.deltaY / 120, -1, 1), { ...this.at, ...this.placeAt(event) });
+  }
+
+  grab(event) {
+    if (event.button !== 0 || !this.hasPart || this.part.span === this.about.n_positions) return;
+    const { query, key } = this.part;
+    this.grabbed = { x: event.clientX, y: event.clientY, query, key, id: event.pointerId };
+  }
+
+  drag(event) {
+    if (!this.grabbed) return;
+    const { x, y, query, key, id } = this.grabbed;
+    if (!this.dragged && Math.hypot(event.clientX - x, event.clientY - y) < 4) return;
+    this.canvas.setPointerCapture(id);
+    const { slot } = this.layout;
+    const down = this.state.view === "head" ? (event.clientY - y) / slot : 0;
+    this.dragged = { first_query: query - down, first_key: key - (event.clientX - x) / slot };
+    this.draw();
+  }
+
+  /** Let go of the map: where it is now, it stays, and the click that follows picks nothing. */
+  drop() {
+    this.grabbed = null;
+    if (!this.dragged) return;
+    const { query, key } = this.part;
+    this.dragged = null;
+    this.wasDragged = true;
+    this.pick({ first_query: query, first_key: key });
+    this.draw();
+  }
+
+  clicked(event) {
+    if (!this.wasDragged) this.lock(this.placeAt(event));
+    this.wasDragged = false;
+  }
+
+  /** Whether the view shows a part of a map, or of a row. */
+  get hasPart() {
+    return this.state.view === "head" || this.state.view === "row";
   }
 
   lock(place) {
@@ -547,10 +779,15 @@ class AttentionView extends Explorer {
   move(event) {
     const step = arrow(event);
     if (event.key === "Enter") this.zoom(1);
+    else if (event.key === "+" && this.hasPart) this.magnify(0.5, this.state);
+    else if (event.key === "-" && this.hasPart) this.magnify(2, this.state);
+    else if (event.key === "0" && this.hasPart) this.magnify(Infinity, this.state);
     else if (event.key === " ") this.lock(this.placeOfState());
     else if (event.key === "Backspace") this.zoom(-1);
-    else if (step) this.step(...step);
-    else return;
+    else if (step) {
+      const far = event.shiftKey && this.hasPart ? Math.max(1, this.part.span >> 2) : 1;
+      this.step(step[0] * far, step[1] * far);
+    } else return;
     event.preventDefault();
   }
 
@@ -595,10 +832,10 @@ class AttentionView extends Explorer {
     }
     const across = Math.floor((x - layout.left) / layout.slot);
     if (across < 0 || across >= layout.count) return null;
-    if (layout.kind === "bars") return { [layout.name]: across };
+    if (layout.kind === "bars") return { [layout.name]: layout.first + across };
     const down = Math.floor((y - layout.top) / layout.slot);
     if (down < 0 || down >= layout.count) return null;
-    return { position: down, key_position: across };
+    return { position: layout.query + down, key_position: layout.key + across };
   }
 
   // Drawing
@@ -612,6 +849,7 @@ class AttentionView extends Explorer {
       this.shownView = at.view; // the panel is narrower where the text stands beside it
       this.measure();
     }
+    this.attention.wantOverviews(this.kind, this.state.layer);
     this.showControls();
     this.layout = null;
     if (at.view === "model" || at.view === "layer") this.showTiles(at);
@@ -644,6 +882,12 @@ class AttentionView extends Explorer {
       step.toggleAttribute("aria-current", false);
       if (isHere) step.setAttribute("aria-current", "location");
     });
+    const { span } = this.part;
+    const n = this.about.n_positions;
+    this.lens.hidden = !this.hasPart;
+    this.closerButton.disabled = span <= Math.min(CLOSEST, n);
+    this.fartherButton.disabled = this.wholeButton.disabled = span === n;
+    this.canvas.classList.toggle("lv-attention-grip", this.hasPart && span < n);
     const place = views.indexOf(state.view);
     this.outButton.disabled = place === 0;
     this.inButton.disabled = place === views.length - 1;
@@ -656,7 +900,7 @@ class AttentionView extends Explorer {
     this.colourBar.element.hidden = false;
     this.colourBar.show(
       stage === "weights"
-        ? { kind: "sequential", low: "0", high: "1", meaning: "attention weight", masked: true }
+        ? { kind: "sequential", low: "0", high: "1", meaning: this.weightInWords, masked: true }
         : {
             kind: "diverging",
             low: `−${side}`,
@@ -667,8 +911,21 @@ class AttentionView extends Explorer {
     );
   }
 
+  /** What the stage shows: weights, or scores, masked or not. */
+  get kind() {
+    return this.state.stage === "weights" ? "weights" : "scores";
+  }
+
+  get weightInWords() {
+    return this.about.by_root ? "attention weight, by its square root" : "attention weight";
+  }
+
+  /** The largest score of these layers, as far as they are known. */
   limitOf(layers) {
-    const known = layers.map((layer) => this.attention.summaries.get(layer)?.limit ?? 0);
+    const { attention, about } = this;
+    const known = layers.flatMap((layer) =>
+      about.kv_head_of_head.map((_, head) => attention.limit(layer, head)),
+    );
     return Math.max(...known) || 1;
   }
 
@@ -695,12 +952,10 @@ class AttentionView extends Explorer {
     const tile = layout.tiles.find((one) => one.layer === at.layer && one.head === at.head);
     if (tile) chart.box(tile.x - 2, tile.y - 2, tile.side + 4, tile.side + 4, this.cursorClass);
     chart.show("");
-    const nKnown = attention.summaries.size;
-    const waiting =
-      isModel && nKnown < about.layers.length
-        ? ` ${nKnown} of ${plural(about.layers.length, "layer")} are here so far.`
-        : "";
-    say(this.caption, `${groupsInWords(about)} ${this.poolingInWords(layout)}${waiting}`);
+    const block = this.blockOf(layout.tiles[0], isModel);
+    const waiting = isModel ? attention.progressInWords : "";
+    const pooled = this.poolingInWords(block);
+    say(this.caption, `${groupsInWords(about)} ${pooled}${waiting}${this.notHeldInWords}`);
   }
 
   get cursorClass() {
@@ -730,23 +985,58 @@ class AttentionView extends Explorer {
     this.draw();
   }
 
-  paintTile({ layer, head, x, y, side }, limit, isSmall) {
-    const { attention, surface, colours } = this;
-    const pixels = Math.round(side * (surface.ratio || 1));
-    const { stage } = this.state;
-    const map = attention.map(layer, head, stage, pixels, isSmall);
-    if (!map) {
-      surface.context.fillStyle = colours.unseen;
-      surface.context.fillRect(x, y, side, side);
-      return;
-    }
-    const own = attention.summaries.get(layer)?.limit ?? limit;
-    const cells = this.coloured(map, own / limit);
-    surface.cells(cells, map.side, map.side, x, y, side, side);
+  /** In blocks of how many positions a tile shows its map. */
+  blockOf({ side, layer, head }, isSmall) {
+    const { about, attention } = this;
+    const block = blockFor(about.n_positions, this.pixels(side));
+    // Of all layers at once, only what is quickly done is shown more finely than in the overview.
+    const isQuick = about.n_positions <= ASK_FROM && attention.nMaps < QUICK_MAPS;
+    const mayCompute = !isSmall || (isQuick && attention.heads.has(`${layer} ${head}`));
+    return mayCompute ? block : Math.max(block, about.block);
   }
 
-  /** Pixels of a map: its colours, and grey for later keys where they are masked. */
-  coloured({ side, cells }, share) {
+  pixels(length) {
+    return Math.round(length * (this.surface.ratio || 1));
+  }
+
+  paintTile(tile, limit, isSmall) {
+    const { layer, head, x, y, side } = tile;
+    const n = this.about.n_positions;
+    const block = this.blockOf(tile, isSmall);
+    const part = { query: 0, key: 0, span: n };
+    this.paintPart({ layer, head, x, y, side, block, part }, limit, !isSmall || block < this.about.block);
+  }
+
+  /** A part of a map in a square of the canvas. */
+  paintPart({ layer, head, x, y, side, block, part }, limit, mayCompute) {
+    const { attention, surface, colours, kind } = this;
+    const { context } = surface;
+    context.fillStyle = colours.unseen;
+    context.fillRect(x, y, side, side);
+    const [row, column] = [Math.floor(part.query / block), Math.floor(part.key / block)];
+    const count = (first, from) => Math.ceil((first + part.span) / block) - from;
+    const [nRows, nColumns] = [count(part.query, row), count(part.key, column)];
+    const place = { row, column, nRows, nColumns };
+    const isMasked = this.state.stage !== "scores";
+    const cells = attention.cells(layer, head, kind, block, place, isMasked, mayCompute);
+    const own = kind === "scores" ? attention.limit(layer, head) || limit : 1;
+    const pixels = this.coloured(cells, place, kind === "scores" ? own / limit : 1);
+    // Blocks at the edges may reach beyond the part.
+    const slot = side / part.span;
+    context.save();
+    context.beginPath();
+    context.rect(x, y, side, side);
+    context.clip();
+    surface.cells(
+      pixels, nRows, nColumns,
+      x + (column * block - part.key) * slot, y + (row * block - part.query) * slot,
+      nColumns * block * slot, nRows * block * slot,
+    );
+    context.restore();
+  }
+
+  /** Pixels of cells: their colours, grey for later keys where they are masked, else none. */
+  coloured(cells, { row, column, nRows, nColumns }, share) {
     const { stage } = this.state;
     const { masked, sequential, diverging } = this.colours;
     const isScore = stage !== "weights";
@@ -756,12 +1046,13 @@ class AttentionView extends Explorer {
           return diverging[Math.round(value)];
         })
       : sequential;
-    const pixels = new Uint32Array(side * side);
-    for (let row = 0; row < side; row++) {
-      const last = stage === "scores" ? side - 1 : row;
-      for (let column = 0; column < side; column++) {
-        const cell = row * side + column;
-        pixels[cell] = column <= last ? lookup[cells[cell]] : masked;
+    const pixels = new Uint32Array(nRows * nColumns);
+    for (let i = 0; i < nRows; i++) {
+      const last = stage === "scores" ? nColumns - 1 : row + i - column;
+      for (let j = 0; j < nColumns; j++) {
+        const cell = i * nColumns + j;
+        if (j > last) pixels[cell] = masked;
+        else if (cells[cell] >= 0) pixels[cell] = lookup[cells[cell]];
       }
     }
     return pixels;
@@ -815,85 +1106,107 @@ class AttentionView extends Explorer {
     this.chart.text((left + right) / 2, y - 4, words, "lv-tick lv-group", "middle");
   }
 
-  poolingInWords({ tiles }) {
-    const { n_positions: n, side } = this.about;
-    const pixels = Math.round(tiles[0].side * (this.surface.ratio || 1));
-    const isPooled = this.state.view === "model" && this.attention.nMaps >= MAPS_KEPT;
-    const shown = Math.min(isPooled ? side : Math.max(pixels, side), n);
+  poolingInWords(block) {
     const axes = "Down: queries, across: keys.";
-    if (shown >= n) return axes;
-    const kind = this.state.stage === "weights" ? "largest weight" : "score of the largest size";
-    return `${axes} Each cell is the ${kind} of a block of ${fixed(n / shown, 1)} × ${fixed(n / shown, 1)}.`;
+    if (block === 1) return axes;
+    const kind = this.kind === "weights" ? "largest weight" : "score of the largest size";
+    return `${axes} Each cell is the ${kind} of a block of ${block} × ${block}.`;
   }
 
   showHead(at) {
-    const { about, attention, surface, chart } = this;
-    const n = about.n_positions;
+    const { about, attention, surface, chart, part } = this;
     const [left, bottom, top] = [92, 76, 8];
     const size = clamp(this.width - left - 12, 180, 620);
-    const layout = { kind: "map", left, top, slot: size / n, count: n, size };
+    const { span } = part;
+    const layout = { kind: "map", left, top, slot: size / span, count: span, size, ...part };
     this.layout = layout;
-    const limit = this.limitOf([this.state.layer]);
-    this.showColours(limit);
     const { layer, head, stage } = this.state;
+    const limit = this.limitOf([layer]);
+    this.showColours(limit);
     say(this.heading, `Layer ${layer}, head ${head}`);
     const height = top + size + bottom;
     surface.resize(this.width, height);
     chart.resize(this.width, height);
-    const key = JSON.stringify(["head", layer, head, stage, this.width]);
+    const canCome = attention.heads.has(`${layer} ${head}`) || this.isLive;
+    const fine = blockFor(span, this.pixels(size));
+    const block = canCome ? fine : Math.max(fine, about.block);
+    const key = JSON.stringify(["head", layer, head, stage, this.width, part]);
     this.paintOnce(key, () => {
       surface.clear();
-      this.paintTile({ layer, head, x: left, y: top, side: size }, limit, false);
+      this.paintPart({ layer, head, x: left, y: top, side: size, block, part }, limit, canCome);
     });
     this.nameAxes(layout, at);
-    const { position, key_position: column } = at;
-    const [x, y] = [left + column * layout.slot, top + position * layout.slot];
-    chart.line(left, y + layout.slot / 2, left + size, y + layout.slot / 2, "lv-attention-cross");
-    chart.line(x + layout.slot / 2, top, x + layout.slot / 2, top + size, "lv-attention-cross");
+    const [down, across] = [at.position - part.query, at.key_position - part.key];
+    const isIn = (place) => place >= 0 && place < span;
+    const [x, y] = [left + across * layout.slot, top + down * layout.slot];
+    const half = layout.slot / 2;
+    if (isIn(down)) chart.line(left, y + half, left + size, y + half, "lv-attention-cross");
+    if (isIn(across)) chart.line(x + half, top, x + half, top + size, "lv-attention-cross");
     const mark = Math.max(layout.slot, 5);
     const inset = (layout.slot - mark) / 2;
-    chart.box(x + inset - 1, y + inset - 1, mark + 2, mark + 2, this.cursorClass);
+    if (isIn(down) && isIn(across)) {
+      chart.box(x + inset - 1, y + inset - 1, mark + 2, mark + 2, this.cursorClass);
+    }
     chart.show("");
     const kvHead = about.kv_head_of_head[head];
     const sharers = groupsOf(about)[kvHead].filter((one) => one !== head);
     const shared = sharers.length ? `, as ${listed(sharers)} do${sharers.length > 1 ? "" : "es"}` : "";
-    const pooled = this.poolingInWords({ tiles: [{ side: size }] });
-    const isHere = attention.layers.has(layer) || this.isLive;
-    const unknown = isHere ? this.precision : ` ${this.notHeld}`;
-    say(this.caption, `Head ${head} reads key/value head ${kvHead}${shared}. ${pooled}${unknown}`);
+    const unknown = canCome ? "" : ` ${this.notHeld}`;
+    const unfinished = this.painted.isUnfinished ? " Finer cells are being computed …" : "";
+    const words = `${this.partInWords}${this.poolingInWords(block)}${unknown}${unfinished}`;
+    say(this.caption, `Head ${head} reads key/value head ${kvHead}${shared}. ${words}`);
   }
 
-  /** What is said where a file holds queries and keys less exactly than they were recorded. */
-  get precision() {
-    if (this.about.digits === 3 || this.isLive) return "";
-    return " This file keeps to 5 MB with 8 bits a number: two digits count.";
+  /** Which part of the map is in view, where it is not all of it. */
+  get partInWords() {
+    const { span, query, key } = this.part;
+    const n = this.about.n_positions;
+    if (span === n) return "";
+    const range = (first) => `${grouped(first)} to ${grouped(first + span - 1)}`;
+    const rows = this.state.view === "head" ? `Queries ${range(query)}, keys` : "Keys";
+    return `${rows} ${range(key)} of ${grouped(n)}. `;
   }
 
-  /** What is said of a layer that this page has only as a summary. */
+  /** What is said of a head that this page has only pooled. */
   get notHeld() {
-    const held = this.about.layers_held;
-    const some = held.length ? `only those of layers ${listed(held)}` : "none";
-    return `This file keeps to 5 MB and holds ${some} in full; open the trace for the others.`;
+    return `Layer ${this.state.layer}, head ${this.state.head} is here in blocks of ${this.about.block} × ${this.about.block} only.${this.notHeldInWords}`;
+  }
+
+  /** One line on what this page lacks; nothing where a kernel can be asked or all is here. */
+  get notHeldInWords() {
+    const { about, attention } = this;
+    if (this.isLive || attention.held.size === attention.nMaps) return "";
+    const groups = Object.entries(about.heads_held).filter(([, heads]) => heads.length);
+    const some = groups.map(([layer, heads]) =>
+      heads.length === about.n_heads
+        ? `layer ${layer}`
+        : `layer ${layer} (${heads.length > 1 ? "heads" : "head"} ${listed(heads)})`,
+    );
+    const which = `${attention.held.size} of ${plural(attention.nMaps, "head")}`;
+    const held = some.length ? `holds ${which} in full, of ${some.join(", ")}` : "holds no head in full";
+    return ` This file keeps to 5 MB: it ${held}; open the trace for the others.`;
   }
 
   /** Tokens along both axes where there is room, else positions here and there. */
-  nameAxes({ left, top, slot, count, size }, at) {
+  nameAxes({ left, top, slot, count, size, query, key }, at) {
     const { chart, about } = this;
     const every = Math.ceil(13 / slot);
-    const places = new Set([at.position]);
-    const columns = new Set([at.key_position]);
-    for (let place = 0; place < count; place += every) {
-      if (Math.abs(place - at.position) >= every) places.add(place);
-      if (Math.abs(place - at.key_position) >= every) columns.add(place);
-    }
+    // Steps from a place that is a whole number of them, so that names stay while the map moves.
+    const along = (first, chosen) => {
+      const places = chosen >= first && chosen < first + count ? [chosen] : [];
+      for (let place = Math.ceil(first / every) * every; place < first + count; place += every) {
+        if (Math.abs(place - chosen) >= every) places.push(place);
+      }
+      return places;
+    };
     const label = (place) => shorten(about.tokens[place].label, 8);
-    for (const place of places) {
-      const y = top + (place + 0.5) * slot + 3.5;
+    for (const place of along(query, at.position)) {
+      const y = top + (place - query + 0.5) * slot + 3.5;
       const name = place === at.position ? "lv-tick lv-strong" : "lv-tick";
       chart.text(left - 6, y, `${label(place)} ${place}`, name, "end");
     }
-    for (const place of columns) {
-      const x = left + (place + 0.5) * slot - 3.5;
+    for (const place of along(key, at.key_position)) {
+      const x = left + (place - key + 0.5) * slot - 3.5;
       const name = place === at.key_position ? "lv-tick lv-strong" : "lv-tick";
       chart.text(x, top + size + 6, `${place} ${label(place)}`, name, "start", true);
     }
@@ -916,12 +1229,14 @@ class AttentionView extends Explorer {
       say(this.heading, `${words} at ${this.state.key_position}, pair by pair`);
     }
     this.colourBar.element.hidden = true;
-    if (!attention.has(layer)) {
+    if (!attention.has(layer, head)) {
       chart.show("");
-      return say(this.caption, this.isLive ? "Fetching this layer …" : this.notHeld);
+      return say(this.caption, this.isLive ? "Fetching this head …" : this.notHeld);
     }
+    const { key: firstKey, span } = this.part;
+    const row = isRow && attention.row(layer, head, position, stage);
     const values = isRow
-      ? attention.row(layer, head, position, stage)
+      ? row.subarray(firstKey, firstKey + span)
       : Float32Array.from(
           attention.products(layer, head, position, this.state.key_position),
           ({ part }) => part,
@@ -929,10 +1244,9 @@ class AttentionView extends Explorer {
     const left = 46;
     const slot = (this.width - left - 10) / values.length;
     const name = isRow ? "key_position" : "pair";
-    this.layout = { kind: "bars", left, slot, count: values.length, name };
-    this.drawBars(values, at[name], stage === "weights" && isRow);
-    const words = isRow ? this.rowCaption(values) : this.productCaption(values);
-    say(this.caption, `${words}${this.precision}`);
+    this.layout = { kind: "bars", left, slot, count: values.length, name, first: isRow ? firstKey : 0 };
+    this.drawBars(values, at[name] - this.layout.first, stage === "weights" && isRow);
+    say(this.caption, isRow ? `${this.partInWords}${this.rowCaption(row)}` : this.productCaption(values));
   }
 
   drawBars(values, chosen, isWeight) {
@@ -962,25 +1276,29 @@ class AttentionView extends Explorer {
       chart.box(x, top, (count - firstMasked) * slot, bottom - top, "lv-attention-masked");
       if ((count - firstMasked) * slot > 120) chart.text(x + 8, top + 16, "later keys: masked", "lv-tick");
     }
-    chart.box(left + chosen * slot - 1, top, Math.max(slot, 3) + 1, bottom - top, this.cursorClass);
+    if (chosen >= 0 && chosen < count) {
+      chart.box(left + chosen * slot - 1, top, Math.max(slot, 3) + 1, bottom - top, this.cursorClass);
+    }
     this.nameBars(values, chosen, bottom);
     chart.show("");
   }
 
   /** Names below as many bars as there is room for, the longest bars first. */
   nameBars(values, chosen, bottom) {
-    const { left, slot, count, name } = this.layout;
+    const { left, slot, count, name, first } = this.layout;
     const order = Array.from(values.keys()).sort(
       (a, b) => Math.abs(values[b] || 0) - Math.abs(values[a] || 0),
     );
-    order.unshift(chosen);
+    if (chosen >= 0 && chosen < count) order.unshift(chosen);
     const apart = Math.ceil(13 / slot);
     const taken = new Uint8Array(count);
     for (const index of order) {
       if (taken.subarray(Math.max(0, index - apart + 1), index + apart).some(Boolean)) continue;
       taken[index] = 1;
       const label =
-        name === "pair" ? `pair ${index}` : `${index} ${shorten(this.about.tokens[index].label, 8)}`;
+        name === "pair"
+          ? `pair ${index}`
+          : `${first + index} ${shorten(this.about.tokens[first + index].label, 8)}`;
       const style = index === chosen ? "lv-tick lv-strong" : "lv-tick";
       this.chart.text(left + (index + 0.5) * slot - 3.5, bottom + 6, label, style, "start", true);
     }
@@ -990,17 +1308,17 @@ class AttentionView extends Explorer {
     const { stage, position } = this.state;
     if (stage !== "weights") return `${STAGE_WORDS[stage]} of ${plural(this.about.n_positions, "key")}.`;
     const sum = values.subarray(0, position + 1).reduce((all, value) => all + value, 0);
-    return `Weights of ${plural(position + 1, "key")}; together ${this.number(sum)}.`;
+    return `Weights of ${plural(position + 1, "key")}; together ${threeDigits(sum)}.`;
   }
 
   productCaption(values) {
     const { layer, head, position, key_position: key } = this.state;
     const sum = values.reduce((all, value) => all + value, 0);
     const weight = this.attention.weight(layer, head, position, key);
-    const after = key > position ? "masked" : `weight ${this.number(weight)} after the softmax`;
+    const after = key > position ? "masked" : `weight ${threeDigits(weight)} after the softmax`;
     return (
       `Each bar: (q₂ᵢ k₂ᵢ + q₂ᵢ₊₁ k₂ᵢ₊₁) / √${this.about.head_dim}. ` +
-      `Their sum is the score, ${this.number(sum)}; ${after}.`
+      `Their sum is the score, ${threeDigits(sum)}; ${after}.`
     );
   }
 
@@ -1016,44 +1334,39 @@ class AttentionView extends Explorer {
       return Math.sqrt(Math.max(value, 0));
     });
     // While a mean is on its way, what was there stays.
-    if (means || scope !== "model") text.shade(shades);
+    if (means || scope === "head") text.shade(shades);
     if (this.lookers !== position) {
-      text.spans.forEach((span, index) => {
-        span.classList.toggle("lv-attention-looker", index > position);
-      });
+      const later = Array.from({ length: about.n_positions - position - 1 }, (_, i) => position + 1 + i);
+      text.mark("lv-attention-looker", later);
       this.lookers = position;
     }
     text.mark("lv-read", [position]);
     text.mark("lv-looked-at", at.view === "model" || at.view === "layer" ? [] : [at.key_position]);
-    if (text.active !== at.position && this.pointedToken === null) text.choose(at.position);
+    // A long text moves along with what is picked, not with what is pointed at.
+    const chosen = text instanceof LongTokenText ? this.state.position : at.position;
+    if (text.active !== chosen && this.pointedToken === null) text.choose(chosen);
     say(this.textWords, this.textInWords(means, position, at));
   }
 
   textInWords(means, position, { layer, head }) {
-    const { tokens, layers } = this.about;
+    const { tokens } = this.about;
     const scope = this.state.text_shows;
     const who = { head: `head ${head} of layer ${layer}`, layer: `layer ${layer}`, model: "all heads" };
     const token = `${tokenText(tokens[position])} at position ${position}`;
     if (!means) {
-      const canCome = this.isLive || this.attention.layers.has(layer);
-      if (canCome) return `${token}: fetching the weights of ${who[scope]} …`;
-      return scope === "model" && layers.length > this.about.layers_held.length
-        ? "The mean of all heads needs a kernel: this file does not hold all layers in full."
-        : this.notHeld;
+      if (this.isLive) return `${token}: fetching the weights of ${who[scope]} …`;
+      return scope === "head"
+        ? this.notHeld
+        : `The mean of ${who[scope]} needs a kernel.${this.notHeldInWords}`;
     }
-    const looked = strongest(means.row, 0, position, this);
-    const lookers = strongest(means.column, position + 1, tokens.length - 1, this);
+    const looked = strongestOf(means.row, 0, position, this);
+    const lookers = strongestOf(means.column, position + 1, tokens.length - 1, this);
     const seen = looked ? `looked most at ${looked}` : "looked at nothing";
     const by = lookers ? `was seen most by ${lookers}` : "nobody came after it";
     return `${token}, ${who[scope]}: it ${seen}; ${lookers ? `it ${by}` : by}.`;
   }
 
   // Words and numbers
-
-  number(value) {
-    if (this.about.digits === 3 || !Number.isFinite(value)) return threeDigits(value);
-    return String(Number(value.toPrecision(2))).replace("-", "−");
-  }
 
   inWords(at) {
     const { about, attention } = this;
@@ -1064,22 +1377,21 @@ class AttentionView extends Explorer {
       const more = ` Enter or a double click ${at.view === "model" ? "shows its layer" : "shows it large"}.`;
       return `Layer ${layer}, head ${head}, reads key/value head ${kvHead}${lock || `.${more}`}`;
     }
-    if (!attention.has(layer)) return "";
+    if (!attention.has(layer, head)) return this.isLive ? "Fetching this head …" : this.notHeld;
     if (at.view === "product") {
       const { q, k, part } = attention.products(layer, head, position, key)[at.pair];
-      const write = (value) => this.number(value);
-      return (
-        `Pair ${at.pair}: (${write(q[0])} × ${write(k[0])} + ${write(q[1])} × ${write(k[1])}) / ` +
-        `√${about.head_dim} = ${write(part)}${lock}`
+            return (
+        `Pair ${at.pair}: (${threeDigits(q[0])} × ${threeDigits(k[0])} + ${threeDigits(q[1])} × ${threeDigits(k[1])}) / ` +
+        `√${about.head_dim} = ${threeDigits(part)}${lock}`
       );
     }
     const name = (place) => `${tokenText(about.tokens[place])} at ${place}`;
     const cell = `${name(position)} → ${name(key)}`;
     const score = about.has_vectors
-      ? `score ${this.number(attention.score(layer, head, position, key))}, `
+      ? `score ${threeDigits(attention.score(layer, head, position, key))}, `
       : "";
     if (key > position) return `${cell}: ${score}masked, since this key comes later${lock}`;
-    return `${cell}: ${score}weight ${this.number(attention.weight(layer, head, position, key))}${lock}`;
+    return `${cell}: ${score}weight ${threeDigits(attention.weight(layer, head, position, key))}${lock}`;
   }
 
   numbers() {
@@ -1088,39 +1400,43 @@ class AttentionView extends Explorer {
     const token = (place) => tokenText(about.tokens[place]);
     const where = `Layer ${layer}, head ${head}`;
     if (view === "model" || view === "layer") {
-      const layers = (view === "model" ? about.layers : [layer]).filter((one) => attention.layers.has(one));
-      const rows = layers.filter((one) => attention.has(one)).flatMap((one) =>
-        about.kv_head_of_head.map((kvHead, own) => {
-          const weights = attention.row(one, own, position, "weights").subarray(0, position + 1);
-          const best = weights.indexOf(Math.max(...weights));
-          return [one, own, kvHead, `${best} ${token(best)}`, this.number(weights[best])];
-        }),
-      );
+      const layers = view === "model" ? about.layers : [layer];
+      const rows = attention
+        .strongest(layers, position)
+        .map(({ layer: one, head: own, key: best, weight }) => [
+          one, own, about.kv_head_of_head[own], `${best} ${token(best)}`, threeDigits(weight),
+        ]);
       return {
         caption: `What each head looks at most from position ${position} (${token(position)}).`,
         header: ["layer", "head", "kv head", "strongest key", "weight"],
         rows,
       };
     }
-    if (!attention.has(layer)) return { caption: `${where} is not here.`, header: [], rows: [] };
+    if (!attention.has(layer, head)) return { caption: `${where} is not here.`, header: [], rows: [] };
     if (view === "product") {
       const parts = attention.products(layer, head, position, key);
       return {
         caption: `${where}: query ${position} (${token(position)}) times key ${key} (${token(key)}).`,
         header: ["pair", "q₂ᵢ", "k₂ᵢ", "q₂ᵢ₊₁", "k₂ᵢ₊₁", "part of the score"],
         rows: parts.map(({ q, k, part }, pair) => [
-          pair, ...[q[0], k[0], q[1], k[1], part].map((value) => this.number(value)),
+          pair, ...[q[0], k[0], q[1], k[1], part].map((value) => threeDigits(value)),
         ]),
       };
     }
-    const rows = Array.from({ length: position + 1 }, (_, place) => [
-      place,
-      token(place),
-      ...(about.has_vectors ? [this.number(attention.score(layer, head, position, place))] : []),
-      this.number(attention.weight(layer, head, position, place)),
-    ]);
+    const part = this.part;
+    const last = Math.min(position, part.key + part.span - 1);
+    const rows = Array.from({ length: Math.max(last - part.key + 1, 0) }, (_, index) => {
+      const place = part.key + index;
+      const { has_vectors: hasScores } = about;
+      return [
+        place,
+        token(place),
+        ...(hasScores ? [threeDigits(attention.score(layer, head, position, place))] : []),
+        threeDigits(attention.weight(layer, head, position, place)),
+      ];
+    });
     return {
-      caption: `${where}: the row of query ${position} (${token(position)}).`,
+      caption: `${where}: the row of query ${position} (${token(position)}). ${this.partInWords}`,
       header: ["key position", "token", ...(about.has_vectors ? ["score"] : []), "weight"],
       rows,
     };
@@ -1130,8 +1446,12 @@ class AttentionView extends Explorer {
 const HINTS = {
   model: "Arrow keys choose a layer and a head, Enter zooms in.",
   layer: "Arrow keys choose a head, Enter zooms in, Escape zooms out.",
-  head: "Arrow keys choose a query and a key, Enter shows the row, Escape zooms out.",
-  row: "Arrow keys choose a key or a query, Enter shows the product, Escape zooms out.",
+  head:
+    "Arrow keys choose a query and a key, with Shift farther away; plus and minus show a part of " +
+    "the map closer or farther, 0 all of it; Enter shows the row, Escape zooms out.",
+  row:
+    "Arrow keys choose a key or a query; plus and minus show fewer keys or more; Enter shows the " +
+    "product, Escape zooms out.",
   product: "Arrow keys choose a pair, Escape zooms out.",
 };
 
@@ -1146,12 +1466,12 @@ function groupsInWords({ kind, n_heads: nHeads, n_kv_heads: nGroups }) {
 }
 
 /** The place with the largest weight between two, and the weight. */
-function strongest(weights, first, last, view) {
+function strongestOf(weights, first, last, view) {
   if (last < first) return "";
   let best = first;
   for (let place = first; place <= last; place++) if (weights[place] > weights[best]) best = place;
   const token = tokenText(view.about.tokens[best]);
-  return `${token} at ${best} (${view.number(weights[best])})`;
+  return `${token} at ${best} (${threeDigits(weights[best])})`;
 }
 
 export default explorer(AttentionView);

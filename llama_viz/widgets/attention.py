@@ -1,57 +1,60 @@
 """The attention explorer: from all heads at a glance down to one product of a query and a key.
 
-The page computes scores and weights itself, from queries and keys as they were recorded. What it
-gets besides is a summary of each layer: maps pooled to a few cells, since all maps in full would
-not fit anywhere (2,048 tokens of 30 layers x 9 heads are 4.5 GB), and the normalizer of each row.
+The page computes scores and weights itself, from queries and keys as they were recorded, and of a
+large map what is in view alone. What it gets besides are levels of the maps (see pyramid): coarse
+ones of all heads, a finer one of each head that is looked at. A kernel pools them in short slices,
+layer by layer, while the page is open.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+import asyncio
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.colors import PowerNorm
+from tqdm.auto import tqdm
 
-from llama_viz.analysis import config_of, pick
+from llama_viz.analysis import pick
 from llama_viz.errors import unknown_name
 from llama_viz.figures import style
 from llama_viz.figures.style import Picture, styled
 from llama_viz.widgets.explorer import Choice, Explorer, Field, trace_of
+from llama_viz.widgets.export import bytes_in_page
 from llama_viz.widgets.messages import tokens_of
-from llama_viz.widgets.packing import Packed, as_bytes, as_float16, as_int8, as_int16
+from llama_viz.widgets.packing import Packed, as_float16, as_int16
+from llama_viz.widgets.pyramid import KINDS, VECTORS, Heads, Level, block_for, finished
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Generator, Mapping, Sequence
 
     import xarray as xr
     from matplotlib.axes import Axes
 
     from llama_viz.language_model import LanguageModel
 
-VECTORS = ("query_rotated", "key_rotated")
 VIEWS = ("model", "layer", "head", "row", "product")
 STAGES = ("scores", "masked", "weights")
 TEXT_SHOWS = ("head", "layer", "model")
 
-# Cells of all pooled maps together; each has from 40 to 128 on a side.
-OVERVIEW_CELLS = 150_000
-ROWS_AT_ONCE = 256
-
-# With fewer bytes than this in all, a live page gets every layer at once.
+# Cells of the overviews of all heads together, in a live page and in a file, which has to be small
+# and computes finer ones itself; and along a side of each at least.
+OVERVIEW_CELLS = 450_000
+EXPORT_OVERVIEW_CELLS = 150_000
+LEAST_SIDE = 32
+# With fewer bytes than this in all, a live page gets every head at once.
 AT_ONCE_BYTES = 4_000_000
-# What a page without a kernel may hold, so that it stays below 5 MB: base64 adds a third, and noise
-# as dense as quantized vectors deflates by less than a tenth.
-EXPORT_BYTES = 3_800_000
-# A map that is larger is asked of the kernel, at the resolution that is shown.
-LARGEST_SIDE = 2048
-
-
-class Summary(NamedTuple):
-    """What is kept of a layer: pooled maps of each head, and the normalizer of each row."""
-
-    weights: np.ndarray  # (head, side, side): the largest weight of each block
-    scores: np.ndarray | None  # the same: the score of the largest size, with its sign
-    normalizer: np.ndarray | None  # (head, position): log of the sum of exp(score)
-    limit: float  # the largest size of a score
+# What a page without a kernel may hold, deflated, so that it stays below 5 MB: base64 adds a third.
+EXPORT_BYTES = 3_600_000
+TOKEN_BYTES = 40  # of each token in such a page
+# So long a kernel works on an answer before it hears others, and for so long it hears them: a
+# message passes several turns of the event loop before it arrives.
+SLICE_SECONDS = 0.02
+BREATH_SECONDS = 0.001
+# So many cells along a side has the picture of one map.
+PICTURE_SIDE = 560
 
 
 class AttentionExplorer(Explorer):
@@ -59,8 +62,11 @@ class AttentionExplorer(Explorer):
 
     source is a trace with query_rotated and key_rotated (or attention_weights alone: then what
     needs queries and keys is left out), or a model, which reads the prompt once. The state is
-    view, layer, head, position (the query), key_position, stage, and text_shows: whose weights
-    colour the text.
+    view, layer, head, position (the query), key_position, stage, text_shows: whose weights colour
+    the text, and which part of a map is in view: span positions from first_query and first_key on.
+
+    Thousands of tokens are explored from queries and keys alone: record them with
+    lv.record_forward(lm, text, taps=("query_rotated", "key_rotated")).
 
     Raises ValueError for a trace that has neither, and for what the state cannot be.
     """
@@ -76,14 +82,16 @@ class AttentionExplorer(Explorer):
     ) -> None:
         self.trace = trace_of(source, prompt, VECTORS)
         self.heads = Heads(self.trace)
-        self._summaries: dict[int, Summary] = {}
+        self._levels: dict[tuple[int, int, str], Level] = {}
+        self._under_way: set[tuple[int, int, str]] = set()
         super().__init__(**state)
 
     def fields(self) -> Mapping[str, Field]:
         """What can be picked; without queries and keys there are weights only."""
         trace, heads = self.trace, self.heads
         layers = [int(layer) for layer in trace["layer"].values]
-        positions = range(heads.n_positions)
+        n = heads.n_positions
+        positions = range(n)
         has_vectors = heads.has_vectors
         return {
             "view": Choice(VIEWS if has_vectors else VIEWS[:-1], "model"),
@@ -93,16 +101,85 @@ class AttentionExplorer(Explorer):
             "key_position": Choice(positions, 0),
             "stage": Choice(STAGES if has_vectors else STAGES[-1:], "weights"),
             "text_shows": Choice(TEXT_SHOWS, "head"),
+            "first_query": Choice(positions, 0),
+            "first_key": Choice(positions, 0),
+            "span": Choice(range(1, n + 1), n),
         }
+
+    # Levels of maps
+
+    def pool(self, kinds: Collection[str] = KINDS) -> None:
+        """Pool the maps of all heads now, with a bar that says the time left.
+
+        An open page lets the kernel do it bit by bit; save() needs all of them. It takes the memory
+        of a few hundred rows, and keeps at most 0.4 MB for each head and kind.
+        """
+        wanted = [kind for kind in KINDS if kind in kinds and kind in self._kinds]
+        missing = [
+            (row, head, kind)
+            for row in self._rows
+            for kind in wanted
+            for head in range(self.heads.config.n_heads)
+            if (row, head, kind) not in self._levels
+        ]
+        bar = tqdm(missing, "pooling maps", unit="map", disable=not self.heads.by_root)
+        for one in bar:
+            self.level(*one)
+
+    def level(self, row: int, head: int, kind: str) -> Level:
+        """The finest level that is kept of a map, computed once; row counts recorded layers."""
+        key = (row, head, kind)
+        if key not in self._levels:
+            self._levels[key] = finished(self.heads.level(*key))
+        return self._levels[key]
+
+    async def _level(self, row: int, head: int, kind: str, breathe: _Breath) -> Level:
+        """The same while others are heard; nothing is computed twice at a time."""
+        key = (row, head, kind)
+        while key in self._under_way:
+            await asyncio.sleep(BREATH_SECONDS)
+        if key not in self._levels:
+            self._under_way.add(key)
+            try:
+                work = self.heads.level(*key)
+                while (level := _next(work)) is None:
+                    await breathe()
+                self._levels[key] = level
+            finally:
+                self._under_way.discard(key)
+        return self._levels[key]
+
+    def overview_block(self, whole: bool = False) -> int:
+        """Positions along each side of a cell of the overviews: a power of 2."""
+        n_maps = len(self._rows) * self.heads.config.n_heads
+        cells = EXPORT_OVERVIEW_CELLS if whole else OVERVIEW_CELLS
+        side = max((cells / n_maps) ** 0.5, LEAST_SIDE)
+        return max(block_for(self.heads.n_positions, side), self.heads.finest_block)
+
+    @property
+    def _kinds(self) -> tuple[str, ...]:
+        return KINDS if self.heads.has_vectors else KINDS[:1]
+
+    @property
+    def _rows(self) -> range:
+        return range(self.trace.sizes["layer"])
+
+    def _row(self, layer: int) -> int:
+        layers = self.trace["layer"].values.tolist()
+        return layers.index(pick(self.trace, "layer", layer))
 
     # For the page
 
     def content(self, *, whole: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Sizes and tokens; all layers at once where they are small or nobody can ask later."""
+        """Sizes and tokens; all heads at once where they are small, what fits where none can ask.
+
+        A page without a kernel holds the overviews of all heads, and in full those next to the
+        chosen one; what it has in full is exact to three digits.
+        """
         trace, config = self.trace, self.heads.config
         layers = [int(layer) for layer in trace["layer"].values]
-        packing, kept = self._packing(whole)
-        limits: dict[str, float] = {}
+        packing, held = self._held(whole)
+        limits: dict[str, list[float]] = {}
         header: dict[str, Any] = {
             "model": str(trace.attrs.get("model", "")),
             "kind": config.attention_kind,
@@ -114,128 +191,181 @@ class AttentionExplorer(Explorer):
             "n_positions": self.heads.n_positions,
             "tokens": tokens_of(trace),
             "has_vectors": self.heads.has_vectors,
-            "side": self.side,
-            "digits": 2 if packing in ("int8", "uint8") else 3,
+            "block": self.overview_block(whole),
+            "by_root": self.heads.by_root,
             "edited": bool(trace.attrs.get("edited")),
-            "layers_held": [layers[row] for row in kept],
-            "limits": limits,  # of the scores of each layer
+            "heads_held": {
+                str(layer): [head for own, head in held if own == row]
+                for row, layer in enumerate(layers)
+            },
+            "limits": limits,  # of the scores of each head
         }
         arrays: dict[str, Any] = {}
-        for row in kept:
-            arrays |= _named(self._layer(row, packing), layers[row])
         if whole:
+            self.pool()
             for row, layer in enumerate(layers):
-                limit, summary = self._packed_summary(row)
-                limits[str(layer)] = limit
-                if row not in kept:  # nothing is there to be normalized
-                    summary.pop("normalizer", None)
-                arrays |= _named(summary, layer)
+                for kind in self._kinds:
+                    overviews = self._overviews(
+                        [self.level(row, head, kind) for head in self._all], whole
+                    )
+                    arrays[f"{kind} {layer}"] = overviews[1]
+                    if kind == "scores":
+                        limits[str(layer)] = overviews[0]
+        for row, head in held:
+            level = self.level(row, head, "weights")
+            arrays |= self._head(row, head, packing, level, f" {layers[row]}")
         return header, arrays
 
-    def answer_layer(self, layer: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Queries and keys of a layer (or its weights), exactly as recorded."""
-        return {}, self._layer(self._row(layer), self._packing(whole=False)[0])
+    async def answer_summary(self, layer: int, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The overviews of all heads of a layer."""
+        row, breathe = self._row(layer), _Breath()
+        self._check_kind(kind)
+        levels = [await self._level(row, head, kind, breathe) for head in self._all]
+        limits, cells = self._overviews(levels, whole=False)
+        return {"limits": limits}, {"cells": cells}
 
-    def answer_summary(self, layer: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The pooled maps of a layer, and the normalizers of its rows."""
-        limit, arrays = self._packed_summary(self._row(layer))
-        return {"limit": limit}, arrays
-
-    def answer_map(
-        self, layer: int, head: int, stage: str, side: int
+    async def answer_map(
+        self, layer: int, head: int, kind: str
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """One map, pooled to as many cells as are shown."""
-        if stage not in STAGES:
-            raise unknown_name("stage", stage, STAGES)
+        """The finest level of one map."""
         row, head = self._row(layer), pick(self.trace, "head", head)
-        side = min(max(int(side), 1), self.heads.n_positions, LARGEST_SIDE)
-        weights, scores, _ = self.heads.pooled(row, head, side)
-        if stage == "weights" or scores is None:
-            return {}, {"map": as_bytes(weights)}
-        limit = self.summary(row).limit
-        return {}, {"map": _signed_bytes(scores, limit)}
+        self._check_kind(kind)
+        level = await self._level(row, head, kind, _Breath())
+        return {"block": level.block, "limit": level.limit}, {"cells": level.cells}
 
-    def answer_means(self, position: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Over all heads of all layers: what a position looked at, and who looked at it."""
+    async def answer_head(self, layer: int, head: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The query and the key of each position, exactly as recorded, and the normalizers."""
+        row, head = self._row(layer), pick(self.trace, "head", head)
+        level = await self._level(row, head, "weights", _Breath())
+        return {}, self._head(row, head, "float32", level)
+
+    async def answer_means(
+        self, scope: str, layer: int, position: int
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Over the heads of a layer or of all: what a position looked at, and who looked at it."""
         position = pick(self.trace, "position", position)
-        row, column = self.heads.means(position, [self.summary(r) for r in self._rows])
-        return {}, {"row": row, "column": column}
+        rows, breathe = self._rows if scope == "model" else [self._row(layer)], _Breath()
+        mean = np.zeros((2, self.heads.n_positions))
+        for row in rows:
+            for head in self._all:
+                level = await self._level(row, head, "weights", breathe)
+                assert level.normalizer is not None
+                seen, column = self.heads.means(position, row, head, level.normalizer)
+                mean[0, : position + 1] += seen
+                mean[1, position:] += column
+                await breathe()
+        mean /= len(rows) * len(self._all)
+        return {}, {"row": mean[0].astype("f4"), "column": mean[1].astype("f4")}
+
+    async def answer_strongest(
+        self, layers: list[int], position: int
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The key that each head of these layers looks at most from a position, and the weight."""
+        position, breathe = pick(self.trace, "position", position), _Breath()
+        best = []
+        for layer in layers:
+            for head in self._all:
+                best.append(self.heads.strongest(self._row(layer), head, position))
+                await breathe()
+        keys, weights = zip(*best, strict=True)
+        return {}, {"key": np.array(keys), "weight": np.array(weights, dtype=np.float32)}
 
     @property
-    def side(self) -> int:
-        """Cells along each side of the pooled maps."""
-        config = self.heads.config
-        n_maps = len(self._rows) * config.n_heads
-        n = self.heads.n_positions
-        if n_maps * n**2 <= 3 * OVERVIEW_CELLS:
-            return n
-        return min(n, int(np.clip((OVERVIEW_CELLS / n_maps) ** 0.5, 40, 128)))
+    def _all(self) -> range:
+        return range(self.heads.config.n_heads)
 
-    def summary(self, row: int) -> Summary:
-        """The summary of the layer in this row of the trace, computed once."""
-        if row not in self._summaries:
-            self._summaries[row] = self.heads.summary(row, self.side)
-        return self._summaries[row]
+    def _check_kind(self, kind: str) -> None:
+        if kind not in self._kinds:
+            raise unknown_name("kind", kind, self._kinds)
 
-    @property
-    def _rows(self) -> range:
-        return range(self.trace.sizes["layer"])
-
-    def _row(self, layer: int) -> int:
-        layers = self.trace["layer"].values.tolist()
-        return layers.index(pick(self.trace, "layer", layer))
-
-    def _packing(self, whole: bool) -> tuple[str, list[int]]:
-        """How exactly layers are held, and which of them: all, or those next to the chosen one."""
-        per_layer = self.heads.values_per_layer
-        rows = list(self._rows)
+    def _held(self, whole: bool) -> tuple[str, list[tuple[int, int]]]:
+        """How exactly heads are held, and which: all, or as many as fit, the nearest first."""
+        config, n = self.heads.config, self.heads.n_positions
+        every = [(row, head) for row in self._rows for head in self._all]
+        sizes = {"float32": 4, "int16": 2} if self.heads.has_vectors else {"float16": 2}
         if not whole:
-            fits = 4 * per_layer * len(rows) <= AT_ONCE_BYTES
-            return "float32", rows if fits else []
-        choices = (
-            {"float32": 4, "int16": 2, "int8": 1}
-            if self.heads.has_vectors
-            else {"float16": 2, "uint8": 1}
-        )
-        n, heads = self.heads.n_positions, self.heads
-        left = EXPORT_BYTES - 2 * self.side**2 * heads.config.n_heads * len(rows)
-        # Each layer comes with its normalizers, and quantized vectors with their scales.
-        beside = 4 * n * (2 * heads.config.n_heads + heads.config.n_kv_heads)
-        for packing, size in choices.items():
-            each = size * per_layer + beside
-            if each * len(rows) <= left:
-                return packing, rows
-        chosen = self._row(self.state["layer"])
-        nearest = sorted(rows, key=lambda row: (abs(row - chosen), row))
-        return packing, sorted(nearest[: max(left // each, 0)])
+            fits = sum(self._cost(every, 4)) <= AT_ONCE_BYTES
+            return "float32", every if fits else []
+        chosen, own = self._row(self.state["layer"]), self.state["head"]
+        overviews = len(every) * len(self._kinds) * (-(-n // self.overview_block(whole))) ** 2
+        left = EXPORT_BYTES - overviews - TOKEN_BYTES * n
+        group = config.kv_head_of_head
 
-    def _layer(self, row: int, packing: str) -> dict[str, Any]:
+        def distance(place: tuple[int, int]) -> tuple[int, ...]:
+            row, head = place
+            return abs(row - chosen), row, group[head] != group[own], abs(head - own), head
+
+        for packing, size in sizes.items():
+            # How far such numbers deflate, one head tells for all.
+            name = "query" if self.heads.has_vectors else "map"
+            sample = self._numbers(chosen, own, packing)[name]
+            stored = sample.stored if isinstance(sample, Packed) else sample
+            share = bytes_in_page(stored) / stored.nbytes
+            if share * sum(self._cost(every, size)) <= left:
+                return packing, every
+        nearest = sorted(every, key=distance)
+        costs = share * np.cumsum(list(self._cost(nearest, size)))
+        return packing, sorted(nearest[: int(np.searchsorted(costs, left, side="right"))])
+
+    def _cost(self, places: list[tuple[int, int]], size: int) -> Generator[int]:
+        """Bytes of each head with numbers of this size; heads that share a key hold it once."""
+        config, n = self.heads.config, self.heads.n_positions
+        shared = set()
+        for row, head in places:
+            if not self.heads.has_vectors:
+                yield size * n * (n + 1) // 2
+                continue
+            key = (row, config.kv_head_of_head[head])
+            # Vectors in 16 bits have a scale each, and each query its normalizer.
+            vectors, scale = 1 if key in shared else 2, 4 if size == 2 else 0
+            yield n * (vectors * (size * config.head_dim + scale) + 4)
+            shared.add(key)
+
+    def _head(
+        self, row: int, head: int, packing: str, level: Level, suffix: str = ""
+    ) -> dict[str, Any]:
+        """What a page needs of a head to compute any cell; names may end in layer and head."""
+        numbers = self._numbers(row, head, packing)
+        if self.heads.has_vectors:
+            numbers["normalizer"] = level.normalizer
+        if not suffix:
+            return numbers
+        group = self.heads.config.kv_head_of_head[head]
+        return {
+            f"{name}{suffix} {group if name == 'key' else head}": array
+            for name, array in numbers.items()
+        }
+
+    def _numbers(self, row: int, head: int, packing: str) -> dict[str, Any]:
+        """Queries and keys of a head, or its weights, packed."""
         pack = {
             "float32": lambda values: np.asarray(values, dtype=np.float32),
             "float16": as_float16,
             "int16": as_int16,
-            "int8": as_int8,
-            "uint8": as_bytes,
         }[packing]
-        packed: dict[str, Any] = {
-            name: pack(values) for name, values in self.heads.stored(row).items()
-        }
-        if packing == "int8":
-            vectors = {name: one.values() for name, one in packed.items()}
-            normalizer = self.summary(row).normalizer
-            assert normalizer is not None
-            packed |= self.heads.corrections(row, vectors, normalizer)
-        return packed
+        if not self.heads.has_vectors:
+            return {"map": pack(self.heads.triangle(row, head))}
+        query, key = self.heads.vectors(row, head)
+        return {"query": pack(query), "key": pack(key)}
 
-    def _packed_summary(self, row: int) -> tuple[float, dict[str, np.ndarray | Packed]]:
-        summary = self.summary(row)
-        arrays: dict[str, np.ndarray | Packed] = {"weights": as_bytes(summary.weights)}
-        if summary.scores is not None and summary.normalizer is not None:
-            arrays["scores"] = _signed_bytes(summary.scores, summary.limit)
-            arrays["normalizer"] = summary.normalizer
-        return summary.limit, arrays
+    def _overviews(self, levels: list[Level], whole: bool) -> tuple[list[float], np.ndarray]:
+        """The limits of these maps, and their cells: (head, side, side)."""
+        block = self.overview_block(whole)
+        cells = np.stack([level.coarser(block).cells for level in levels])
+        return [level.limit for level in levels], cells
 
     # Without a kernel
+
+    def save(self, path: str | Path) -> None:
+        """Write the explorer to a file: .html is the explorer itself, .png and .svg a picture.
+
+        The HTML file keeps to 5 MB: it has the overviews of all heads, and as many heads in full as
+        fit, the chosen one first; it says which. Raises ValueError for another suffix, OSError
+        where the file cannot be written.
+        """
+        if self.state["view"] == "model" and Path(path).suffix.lower() != ".html":
+            self.pool([self._kind])  # a picture on the way shows what is known; a file shows all
+        super().save(path)
 
     def describe(self) -> str:
         """What is in view, in words."""
@@ -256,171 +386,42 @@ class AttentionExplorer(Explorer):
         )
 
     def picture(self) -> Picture:
-        """The present view as a figure."""
+        """The present view as a figure; of all layers of a long trace, those known so far."""
         return _DRAW[self.state["view"]](self)
 
-
-class Heads:
-    """Scores and weights of single heads, a block of rows at a time, whatever a trace holds."""
-
-    def __init__(self, trace: xr.Dataset) -> None:
-        self.config = config_of(trace)
-        has_vectors = all(name in trace for name in VECTORS)
-        has_weights = "attention_weights" in trace
-        if not (has_vectors or has_weights):
-            raise ValueError(
-                "the trace has neither query_rotated and key_rotated nor attention_weights; record "
-                "it with lv.record(lm, prompt), which takes all of them"
-            )
-        # What somebody changed on the way cannot be computed again from queries and keys.
-        edited = any("attention" in str(name) for name in trace.attrs.get("edited") or ())
-        self.has_vectors = has_vectors and not (edited and has_weights)
-        if self.has_vectors:
-            self._query, self._key = (trace[name].values for name in VECTORS)
-        else:
-            self._weights = trace["attention_weights"].values
-        self.n_positions = trace.sizes["position"]
-
     @property
-    def values_per_layer(self) -> int:
-        """How many numbers a page needs of a layer to compute it in full."""
-        n, config = self.n_positions, self.config
-        if self.has_vectors:
-            return n * config.head_dim * (config.n_heads + config.n_kv_heads)
-        return config.n_heads * n * (n + 1) // 2
+    def _kind(self) -> str:
+        """What the stage shows: weights, or scores, masked or not."""
+        return "weights" if self.state["stage"] == "weights" else "scores"
 
-    def stored(self, row: int) -> dict[str, np.ndarray]:
-        """Queries and keys of a layer by head: (head, position, head_feature); or its weights.
-
-        Weights are the lower triangle of each head, row after row.
-        """
-        if self.has_vectors:
-            return {"query": self._query[row].swapaxes(0, 1), "key": self._key[row].swapaxes(0, 1)}
-        lower = np.tril_indices(self.n_positions)
-        return {"map": np.nan_to_num(self._weights[row][:, lower[0], lower[1]])}
-
-    def scores(self, row: int, head: int, start: int, end: int) -> np.ndarray:
-        """query · key / sqrt(head_dim) of the queries from start to end, for every key."""
-        query = self._query[row, start:end, head].astype(np.float32)
-        key = self._key[row, :, self.config.kv_head_of_head[head]].astype(np.float32)
-        return query @ key.T * np.float32(self.config.head_dim**-0.5)
-
-    def weights(
-        self, row: int, head: int, start: int, end: int, scores: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The weights of these queries, and log of the sum of exp(score) of each."""
-        if scores is None:
-            return np.nan_to_num(self._weights[row, head, start:end]), np.zeros(end - start)
-        later = np.arange(self.n_positions) > np.arange(start, end)[:, None]
-        masked = np.where(later, -np.inf, scores)
-        largest = masked.max(axis=1, keepdims=True)
-        weights = np.exp(masked - largest, out=masked)
-        total = weights.sum(axis=1, keepdims=True)
-        return weights / total, (largest + np.log(total))[:, 0]
-
-    def pooled(
-        self, row: int, head: int, side: int
-    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-        """The map of a head in side x side cells: weights, scores, and the normalizers.
-
-        A cell holds the largest weight of its block, and the score of the largest size: the mean
-        would let a sharp stripe fade.
-        """
-        n = self.n_positions
-        edges = np.arange(side + 1) * n // side
-        weights = np.zeros((side, side), np.float32)
-        scores = np.zeros((side, side), np.float32) if self.has_vectors else None
-        normalizer = np.zeros(n, np.float32)
-        for first, last in _cell_blocks(edges):
-            start, end = edges[first], edges[last]
-            block = self.scores(row, head, start, end) if self.has_vectors else None
-            block_weights, normalizer[start:end] = self.weights(row, head, start, end, block)
-            rows = edges[first:last] - start
-            weights[first:last] = _largest(block_weights, rows, edges[:-1])
-            if scores is not None and block is not None:
-                high = _largest(block, rows, edges[:-1])
-                low = -_largest(-block, rows, edges[:-1])
-                scores[first:last] = np.where(high >= -low, high, low)
-        return weights, scores, normalizer
-
-    def corrections(
-        self, row: int, vectors: dict[str, np.ndarray], normalizer: np.ndarray
-    ) -> dict[str, np.ndarray]:
-        """Weights that rounded vectors would show wrong by more than half a 255th: few, and large.
-
-        Returns their places, (head x positions + query) x positions + key, and the weights.
-        """
-        n, config = self.n_positions, self.config
-        places, values = [], []
-        for head in range(config.n_heads):
-            query, key = vectors["query"][head], vectors["key"][config.kv_head_of_head[head]]
-            for start in range(0, n, ROWS_AT_ONCE):
-                end = min(start + ROWS_AT_ONCE, n)
-                scores = query[start:end] @ key.T * np.float32(config.head_dim**-0.5)
-                shown = np.exp(scores - normalizer[head, start:end, None])
-                exact, _ = self.weights(row, head, start, end, self.scores(row, head, start, end))
-                later = np.arange(n) > np.arange(start, end)[:, None]
-                wrong = (np.abs(shown - exact) > 0.5 / 255) & ~later
-                queries, keys = np.nonzero(wrong)
-                places.append((head * n + start + queries) * n + keys)
-                values.append(exact[wrong])
-        weights = np.rint(np.concatenate(values) * 65535).astype(np.uint16)
-        return {"corrected place": np.concatenate(places), "corrected weight": weights}
-
-    def summary(self, row: int, side: int) -> Summary:
-        """All heads of a layer, pooled."""
-        pooled = [self.pooled(row, head, side) for head in range(self.config.n_heads)]
-        weights = np.stack([one for one, _, _ in pooled])
-        if not self.has_vectors:
-            return Summary(weights, None, None, 1.0)
-        scores = np.stack([one for _, one, _ in pooled if one is not None])
-        normalizer = np.stack([one for _, _, one in pooled])
-        return Summary(weights, scores, normalizer, float(np.abs(scores).max()) or 1.0)
-
-    def means(self, position: int, summaries: list[Summary]) -> tuple[np.ndarray, np.ndarray]:
-        """Mean weights over all heads of all layers: of a query's keys, and of a key's queries."""
-        n, config = self.n_positions, self.config
-        row_mean, column_mean = np.zeros(n), np.zeros(n)
-        scale = config.head_dim**-0.5
-        for row, summary in enumerate(summaries):
-            for head in range(config.n_heads):
-                if not self.has_vectors:
-                    row_mean += np.nan_to_num(self._weights[row, head, position])
-                    column_mean += np.nan_to_num(self._weights[row, head, :, position])
-                    continue
-                assert summary.normalizer is not None
-                queries = self._query[row, position:, head]
-                keys = self._key[row, : position + 1, config.kv_head_of_head[head]]
-                normalizer = summary.normalizer[head]
-                row_mean[: position + 1] += np.exp(keys @ queries[0] * scale - normalizer[position])
-                column_mean[position:] += np.exp(queries @ keys[-1] * scale - normalizer[position:])
-        n_heads = len(summaries) * config.n_heads
-        return (row_mean / n_heads).astype("f4"), (column_mean / n_heads).astype("f4")
+    def _part(self) -> tuple[slice, slice]:
+        """The queries and the keys in view."""
+        state, n = self.state, self.heads.n_positions
+        firsts = (min(state[name], n - state["span"]) for name in ("first_query", "first_key"))
+        queries, keys = (slice(first, first + state["span"]) for first in firsts)
+        return queries, keys
 
 
-def _cell_blocks(edges: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Cells from first to last, together of at most about ROWS_AT_ONCE rows."""
-    first, n_cells = 0, len(edges) - 1
-    while first < n_cells:
-        last = first + 1
-        while last < n_cells and edges[last + 1] - edges[first] <= ROWS_AT_ONCE:
-            last += 1
-        yield first, last
-        first = last
+class _Breath:
+    """Await it often: where a slice of work is over it lets others be heard."""
+
+    def __init__(self) -> None:
+        self.due = time.perf_counter() + SLICE_SECONDS
+
+    async def __call__(self) -> None:
+        if time.perf_counter() > self.due:
+            await asyncio.sleep(BREATH_SECONDS)
+            self.due = time.perf_counter() + SLICE_SECONDS
 
 
-def _largest(values: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """The largest value of each block; rows and columns are where blocks begin."""
-    return np.maximum.reduceat(np.maximum.reduceat(values, columns, axis=1), rows, axis=0)
-
-
-def _signed_bytes(values: np.ndarray, limit: float) -> Packed:
-    """Values from -limit to limit in steps of limit/127."""
-    return Packed(np.rint(values / limit * 127).astype(np.int8), unit=limit / 127)
-
-
-def _named(arrays: Mapping[str, Any], layer: int) -> dict[str, Any]:
-    return {f"{name} {layer}": array for name, array in arrays.items()}
+def _next(work: Generator[None, None, Level]) -> Level | None:
+    """One slice of the work; what it returns at its end."""
+    try:
+        next(work)
+    except StopIteration as end:
+        level: Level = end.value
+        return level
+    return None
 
 
 # The picture
@@ -428,7 +429,17 @@ def _named(arrays: Mapping[str, Any], layer: int) -> dict[str, Any]:
 
 @styled
 def _draw_model(explorer: AttentionExplorer) -> Picture:
-    return _tiles(explorer, list(explorer._rows), "all layers")
+    kind = explorer._kind
+    known = [
+        row
+        for row in explorer._rows
+        if all((row, head, kind) in explorer._levels for head in explorer._all)
+    ]
+    rows = list(explorer._rows)
+    if not explorer.heads.by_root or known == rows:
+        return _tiles(explorer, rows, "all layers")
+    rows = known or [explorer._row(explorer.state["layer"])]
+    return _tiles(explorer, rows, f"{len(rows)} of {len(explorer._rows)} layers")
 
 
 @styled
@@ -448,8 +459,14 @@ def _tiles(explorer: AttentionExplorer, rows: list[int], what: str) -> Picture:
     height = top + len(rows) * (side + gap) + bottom
     height = max(height, 2.2)
     figure = Picture(f"attention {stage} of {what}", style.WIDTH, height)
-    figure.heading(f"Attention {stage}, {what}", _pooling_in_words(explorer))
-    limit = max(explorer.summary(row).limit for row in rows)
+    block = explorer.overview_block() if len(rows) > 1 else explorer.heads.finest_block
+    figure.heading(f"Attention {stage}, {what}", _pooling_in_words(explorer, block))
+    levels = {
+        (row, head): explorer.level(row, head, explorer._kind)
+        for row in rows
+        for head in explorer._all
+    }
+    limit = max(level.limit for level in levels.values())
     image: Any = None
     for line, row in enumerate(rows):
         layer = int(explorer.trace["layer"].values[row])
@@ -465,10 +482,8 @@ def _tiles(explorer: AttentionExplorer, rows: list[int], what: str) -> Picture:
             panel = figure.panel(f"layer {layer}, head {head}", across, down, side, side)
             panel.set_xticks([])
             panel.set_yticks([])
-            summary = explorer.summary(row)
-            values = summary.weights if stage == "weights" else summary.scores
-            assert values is not None
-            image = _draw_map(panel, values[head], stage, limit)
+            level = levels[row, head].coarser(block)
+            image = _draw_map(panel, level.values, stage, limit, by_root=level.by_root)
     figure.colour_bar(
         "colours", image, "", style.WIDTH - right + 0.2, bottom + 0.1, 0.12,
         max(height - top - bottom - 0.2, 0.6),
@@ -478,36 +493,46 @@ def _tiles(explorer: AttentionExplorer, rows: list[int], what: str) -> Picture:
 
 @styled
 def _draw_head(explorer: AttentionExplorer) -> Picture:
-    """One map, pooled where it has more cells than the picture has pixels."""
+    """The part of a map in view, pooled where it has more cells than the picture has pixels."""
     state, heads = explorer.state, explorer.heads
-    n, stage = heads.n_positions, state["stage"]
-    side_cells = min(n, 560)
+    stage, parts = state["stage"], explorer._part()
+    block = block_for(state["span"], PICTURE_SIDE)
     row = explorer._row(state["layer"])
-    weights, scores, _ = heads.pooled(row, state["head"], side_cells)
+    cells, _ = finished(heads.pooling(row, state["head"], explorer._kind, block))
+    queries, keys = (slice(part.start // block, -(-part.stop // block)) for part in parts)
     side, left, bottom = 5.6, 1.6, 1.5
     figure = Picture(
         f"attention {stage} of layer {state['layer']}, head {state['head']}",
         8.4, bottom + side + style.HEADING,
     )  # fmt: skip
-    figure.heading(
-        f"Layer {state['layer']}, head {state['head']}: attention {stage}",
-        f"reads key/value head {heads.config.kv_head_of_head[state['head']]}",
-    )
+    detail = f"reads key/value head {heads.config.kv_head_of_head[state['head']]}"
+    if block > 1:
+        detail += f"; each cell is the largest of {block} × {block}"
+    figure.heading(f"Layer {state['layer']}, head {state['head']}: attention {stage}", detail)
     panel = figure.panel("map", left, bottom, side, side)
-    values = weights if stage == "weights" else scores
-    assert values is not None
-    image = _draw_map(panel, values, stage, explorer.summary(row).limit)
-    if side_cells == n:
+    limit = float(np.abs(cells).max()) or 1.0
+    if explorer._kind == "scores" and not heads.by_root:  # one scale for the layer, as in the page
+        limit = max(explorer.level(row, head, "scores").limit for head in explorer._all)
+    later = np.greater.outer(np.arange(len(cells)), np.arange(len(cells))).T[queries, keys]
+    by_root = heads.by_root
+    image = _draw_map(panel, cells[queries, keys], stage, limit, later, by_root=by_root)
+    if block == 1:
         tokens = [str(token) for token in explorer.trace["token"].values]
-        style.token_axis(panel.xaxis, tokens, side, size=8)
-        style.token_axis(panel.yaxis, tokens, side, size=8)
+        style.token_axis(panel.xaxis, tokens[parts[1]], side, size=8)
+        style.token_axis(panel.yaxis, tokens[parts[0]], side, size=8)
     else:
         panel.set_xticks([])
         panel.set_yticks([])
-    panel.set_xlabel("key position: what is looked at")
-    panel.set_ylabel("query position: who looks")
+    panel.set_xlabel(f"key position: what is looked at{_range(parts[1], heads.n_positions)}")
+    panel.set_ylabel(f"query position: who looks{_range(parts[0], heads.n_positions)}")
     figure.colour_bar("colours", image, "", left + side + 0.15, bottom, 0.14, side)
     return figure
+
+
+def _range(part: slice, n_positions: int) -> str:
+    """Which positions are in view, where not all of them are."""
+    whole = part == slice(0, n_positions)
+    return "" if whole else f" ({part.start} to {part.stop - 1} of {n_positions})"
 
 
 @styled
@@ -515,14 +540,10 @@ def _draw_row(explorer: AttentionExplorer) -> Picture:
     """A bar for each key of one query."""
     state, heads = explorer.state, explorer.heads
     row, position = explorer._row(state["layer"]), state["position"]
-    scores = None
-    if heads.has_vectors:
-        scores = heads.scores(row, state["head"], position, position + 1)
-    weights, _ = heads.weights(row, state["head"], position, position + 1, scores)
-    values = (weights if state["stage"] == "weights" or scores is None else scores)[0]
+    [(_, values, _)] = heads.rows(row, state["head"], explorer._kind, position, position + 1)
     token = style.shortened(str(explorer.trace["token"].values[position]))
     return _bars(
-        values[: position + 1],
+        values[0, : position + 1],
         f"Layer {state['layer']}, head {state['head']}: what {token} at position {position} sees",
         f"{state['stage']}, one bar for each key",
         [str(label) for label in explorer.trace["token"].values[: position + 1]],
@@ -534,8 +555,8 @@ def _draw_product(explorer: AttentionExplorer) -> Picture:
     """What each pair of features adds to one score."""
     state, heads = explorer.state, explorer.heads
     row, head = explorer._row(state["layer"]), state["head"]
-    query = heads.stored(row)["query"][head, state["position"]]
-    key = heads.stored(row)["key"][heads.config.kv_head_of_head[head], state["key_position"]]
+    queries, keys = heads.vectors(row, head)
+    query, key = queries[state["position"]], keys[state["key_position"]]
     parts = (query * key).reshape(-1, 2).sum(axis=1) * heads.config.head_dim**-0.5
     return _bars(
         parts,
@@ -560,17 +581,27 @@ def _bars(values: np.ndarray, title: str, detail: str, tokens: list[str] | None 
     return figure
 
 
-def _draw_map(panel: Axes, values: np.ndarray, stage: str, limit: float) -> Any:
+def _draw_map(
+    panel: Axes,
+    values: np.ndarray,
+    stage: str,
+    limit: float,
+    later: np.ndarray | None = None,
+    *,
+    by_root: bool,
+) -> Any:
     """A pooled map; blocks of later keys are grey where they are masked."""
-    later = np.triu(np.ones(values.shape, dtype=bool), k=1)
+    if later is None:
+        later = np.triu(np.ones(values.shape, dtype=bool), k=1)
     if stage != "scores":
         values = np.where(later, np.nan, values)
         panel.set_facecolor(style.MASKED)
     weights = stage == "weights"
+    probability = PowerNorm(0.5, 0, 1) if by_root else style.probability_scale()
     image = panel.imshow(
         values,
         cmap=style.PROBABILITY if weights else style.SIGNED,
-        norm=style.probability_scale() if weights else style.signed_scale(np.array([limit])),
+        norm=probability if weights else style.signed_scale(np.array([limit])),
         aspect="auto",
         interpolation="nearest",
     )
@@ -579,15 +610,17 @@ def _draw_map(panel: Axes, values: np.ndarray, stage: str, limit: float) -> Any:
     return image
 
 
-def _pooling_in_words(explorer: AttentionExplorer) -> str:
-    config, n = explorer.heads.config, explorer.heads.n_positions
-    shared = (
+def _pooling_in_words(explorer: AttentionExplorer, block: int) -> str:
+    config = explorer.heads.config
+    words = (
         f"{config.attention_kind}: {config.n_heads} query heads read {config.n_kv_heads} "
         "key/value heads"
     )
-    if explorer.side == n:
-        return shared
-    return f"{shared}; each cell is the largest of a block of {n / explorer.side:.1f}²"
+    if block > 1:
+        words += f"; each cell is the largest of {block} × {block}"
+    if explorer.heads.by_root and explorer._kind == "weights":
+        words += "; colours by the square root"
+    return words
 
 
 _DRAW = {

@@ -367,7 +367,8 @@ class SurgeryPanel extends Panel {
     this.repeat = tickBox("again at every further step (the window moves along)", (value) => {
       this.values.repeat = value;
     });
-    this.button = button("Operate", () => this.operate(), { class: "lv-button lv-cache-operate" });
+    const press = () => (this.stopper ? this.stop() : this.operate());
+    this.button = button("Operate", press, { class: "lv-button lv-cache-operate" });
     this.busy = element("p", { class: "lv-cache-busy", role: "status" });
     this.values = { operation: "drop", layers: "all", kvHead: null, repeat: true };
     this.chart = new Chart();
@@ -446,16 +447,33 @@ class SurgeryPanel extends Panel {
       repeat: isWindow && values.repeat,
       max_new_tokens: numberOf(inputs.more),
     };
-    say(this.busy, "The model is writing on, with the cache as it was and operated on …");
-    this.button.disabled = true;
-    const answer = await view.more("surgery", parameters);
-    this.button.disabled = false;
-    say(this.busy, "");
-    if (!answer) return;
     view.complain({ message: "" });
-    this.found = answer.header;
-    view.draw();
-    view.announce(this.inWords(answer.header));
+    say(this.busy, "The model reads the text up to here …");
+    say(this.button, "Stop");
+    this.button.classList.add("lv-stop");
+    const { signal } = (this.stopper = new AbortController());
+    let words = "";
+    try {
+      const progress = (text) => signal.aborted || say(this.busy, text);
+      const answer = await view.connection.ask("surgery", parameters, { progress, signal });
+      this.found = answer.header;
+      view.draw();
+      view.announce(this.inWords(answer.header));
+    } catch (error) {
+      if (signal.aborted) words = "Stopped; nothing was compared.";
+      else view.complain(error);
+    }
+    this.stopper = null;
+    say(this.busy, words);
+    say(this.button, "Operate");
+    this.button.classList.remove("lv-stop");
+  }
+
+  /** Ask the model to write no further; it does after the token under way. */
+  stop() {
+    if (!this.stopper) return;
+    say(this.busy, "Stopping …");
+    this.stopper.abort();
   }
 
   showResult(found) {
@@ -533,6 +551,7 @@ class CacheView extends Explorer {
     this.without = running(header.work_without);
     this.cached = running(header.work_with);
     this.player?.pause();
+    this.surgery?.stop();
     this.player = new Player({ label: "Step", onstep: (step) => this.pick({ step }) });
     this.text = new TokenText({
       label: "The text; a token shows the step in which it passed",
@@ -594,6 +613,7 @@ class CacheView extends Explorer {
 
   remove() {
     this.player?.pause();
+    this.surgery?.stop();
     super.remove();
   }
 

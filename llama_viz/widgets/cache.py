@@ -16,12 +16,13 @@ from llama_viz.widgets.messages import characters
 from llama_viz.widgets.packing import as_bytes, as_int16
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
 
     import xarray as xr
     from matplotlib.figure import Figure
 
     from llama_viz.language_model import LanguageModel
+    from llama_viz.widgets.explorer import Answer
     from llama_viz.widgets.packing import Packed
 
 NEW_TOKENS = 24
@@ -162,7 +163,7 @@ class CacheExplorer(Explorer):
         first: int = 1,
         repeat: bool = False,
         max_new_tokens: int = 12,
-    ) -> tuple[dict[str, Any], dict[str, np.ndarray | Packed]]:
+    ) -> Generator[str, None, Answer]:
         """What the model writes after a step with its cache as it was, and operated on."""
         if self.lm is None:
             raise ValueError("surgery runs the model: open CacheExplorer(trace, lm=lm)")
@@ -184,16 +185,25 @@ class CacheExplorer(Explorer):
         # A window that moves along applies to what comes later too.
         positions = range(first_position, last_position + 1)
         everything = len(positions) == held
-        found = surgery.compare(
+        written = self._written_id(step)
+        ids.append(written)
+        n_new = min(max_new_tokens, self.config.max_seq_len - held)
+        steps = surgery.compare_steps(
             self.lm,
-            [*ids, self._written_id(step)],
+            ids,
             OPERATIONS[operation](bits=bits, size=size, first=first),
             layers=layers,
             kv_heads=kv_heads,
             positions=None if everything else positions,
             repeat=repeat,
-            max_new_tokens=min(max_new_tokens, self.config.max_seq_len - held),
+            max_new_tokens=n_new,
         )
+        taken = []
+        for is_operated, taken_step in steps:
+            taken.append((is_operated, taken_step))
+            way = "operated on" if is_operated else "as it was"
+            yield f"With the cache {way}: token {taken_step.index + 1} of {n_new}."
+        found = surgery.compared(self.lm, ids, taken)
         before, after = found.probabilities
         likely = dict.fromkeys(
             [*before.topk(min(BARS, len(before))).indices.tolist(),
@@ -205,7 +215,6 @@ class CacheExplorer(Explorer):
              "after": float(after[i])}
             for i in ranked
         ]  # fmt: skip
-        written = self._written_id(step)
         return {
             "step": step,
             "held": held,

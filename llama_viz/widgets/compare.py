@@ -25,7 +25,7 @@ from llama_viz.generation import check_new_tokens, stream
 from llama_viz.language_model import LanguageModel
 from llama_viz.recorder import record, record_steps
 from llama_viz.trace import load_trace
-from llama_viz.widgets.explorer import Choice, Explorer
+from llama_viz.widgets.explorer import BREATH_SECONDS, Choice, Explorer
 from llama_viz.widgets.packing import as_bytes
 from llama_viz.widgets.readings import (
     all_tokens,
@@ -63,7 +63,6 @@ ORDERS = ("one after another", "in turns")
 ATTENTION_BYTES = 16_000_000
 SAVED_ATTENTION_BYTES = 64_000_000
 
-BREATH_SECONDS = 0.001  # after each token others are heard for so long
 GROWN_SECONDS = 0.8  # while a model writes, its panels are brought up to date so often
 
 HDF5 = b"\x89HDF\r\n\x1a\n"

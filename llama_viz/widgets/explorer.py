@@ -7,8 +7,11 @@ the reader picks is one synced dictionary, `state`: the same in the page and in 
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import logging
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -27,7 +30,7 @@ from llama_viz.widgets.modules import script, styles
 from llama_viz.widgets.packing import packed_message
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 
     import xarray as xr
     from matplotlib.figure import Figure
@@ -38,6 +41,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger("llama_viz")
 
 SUFFIXES = (".html", ".png", ".svg")
+
+# After each part of a long answer the kernel hears others for so long. A message passes several
+# turns of the event loop before it arrives, so sleep(0), one turn, would let a Stop wait.
+BREATH_SECONDS = 0.001
+
+# What an answer is: a header that JSON can hold, and arrays.
+Answer = tuple[dict[str, Any], dict[str, "np.ndarray | Packed"]]
 
 
 @dataclass(frozen=True)
@@ -130,7 +140,10 @@ class Explorer(anywidget.AnyWidget):
     """The base of all explorers; see the module.
 
     A subclass gives its `page` (the name of its .js and .css), and the methods `fields`, `content`,
-    `picture` and `describe`; a method `answer_<name>` answers what the page asks for later.
+    `picture` and `describe`; a method `answer_<name>` answers what the page asks for later. One
+    that runs a model is a generator: it yields a line of progress after each part, where others are
+    heard and the page may stop it, and returns its answer. One that computes for long is `async`
+    and sleeps between its slices, so that a kernel hears others too.
     """
 
     page: ClassVar[str]
@@ -151,8 +164,16 @@ class Explorer(anywidget.AnyWidget):
         start = {name: field.start for name, field in self.fields().items()}
         start |= {name: list(field.start) for name, field in self.fields().items()
                   if isinstance(field, Several)}  # fmt: skip
+        self._answering: dict[str, asyncio.Task[None]] = {}
         super().__init__(state=self._checked(start, state))
         self.on_msg(self._receive)
+
+    def close(self) -> None:
+        """End what is still being answered, and take the widget off the page."""
+        # Called also when one goes whose making failed.
+        for task in getattr(self, "_answering", {}).values():
+            task.cancel()
+        super().close()
 
     # What a subclass gives
 
@@ -238,22 +259,74 @@ class Explorer(anywidget.AnyWidget):
         return self.content(whole=False)
 
     def _receive(self, widget: Any, content: dict[str, Any], buffers: Any) -> None:
-        """Answer a request of the page; what goes wrong is said there in one line."""
+        """Answer a request of the page, or stop answering; what goes wrong is said there."""
+        request = str(content.get("request"))
+        if content.get("type") == "stop" and request in self._answering:
+            self._answering.pop(request).cancel()
+            self._refuse(request, "stopped")
         if content.get("type") != "ask":
             return
-        reply: dict[str, Any] = {"type": "answer", "request": content.get("request")}
-        parts: list[bytes] = []
         try:
-            header, arrays = self._answerer(content.get("name"))(**content.get("parameters", {}))
-            specs, parts = packed_message(arrays)
-            reply |= {"header": header, "arrays": specs}
-        except (ValueError, OSError) as error:
-            reply["error"] = _one_line(error)
+            answer = self._answerer(content.get("name"))(**content.get("parameters", {}))
+            if isinstance(answer, Generator):
+                self._work(request, self._answer_by_parts(request, answer))
+            elif inspect.iscoroutine(answer):
+                self._work(request, self._answer_later(request, answer))
+            else:
+                self._reply(request, answer)
         except Exception as error:
+            self._refuse(request, error)
+
+    def _work(self, request: str, answering: Coroutine[Any, Any, None]) -> None:
+        """Answer beside whatever else the kernel does; where no kernel runs, at once."""
+        try:
+            self._answering[request] = asyncio.get_running_loop().create_task(answering)
+        except RuntimeError:
+            asyncio.run(answering)
+
+    async def _answer_later(self, request: str, answer: Coroutine[Any, Any, Answer]) -> None:
+        """Give an answer that takes longer and lets others be heard meanwhile."""
+        try:
+            self._reply(request, await answer)
+        except Exception as error:
+            self._refuse(request, error)
+        finally:
+            self._answering.pop(request, None)
+
+    async def _answer_by_parts(self, request: str, parts: Generator[str, None, Answer]) -> None:
+        """Give an answer that runs a model, part by part, with a breath after each."""
+        try:
+            with closing(parts):
+                while True:
+                    try:
+                        words = next(parts)
+                    except StopIteration as end:
+                        self._reply(request, end.value)
+                        return
+                    self.send({"type": "progress", "request": request, "text": words})
+                    await asyncio.sleep(BREATH_SECONDS)
+        except KeyboardInterrupt:
+            self._refuse(request, "stopped by an interrupt of the kernel")
+        except Exception as error:
+            self._refuse(request, error)
+        finally:
+            self._answering.pop(request, None)
+
+    def _reply(self, request: str, answer: Answer) -> None:
+        header, arrays = answer
+        specs, buffers = packed_message(arrays)
+        self.send(
+            {"type": "answer", "request": request, "header": header, "arrays": specs}, buffers
+        )
+
+    def _refuse(self, request: str, error: Exception | str) -> None:
+        """Say in one line why there is no answer."""
+        words = str(error)
+        if not isinstance(error, (ValueError, OSError, str)):
             # Nobody expected this one: the line is for the reader, the log for whoever mends it.
-            reply["error"] = _one_line(f"{type(error).__name__}: {error}")
-            logger.exception("%s could not answer its page", type(self).__name__)
-        self.send(reply, parts)
+            words = f"{type(error).__name__}: {error}"
+            logger.error("%s could not answer its page", type(self).__name__, exc_info=error)
+        self.send({"type": "answer", "request": request, "error": _one_line(words)})
 
     def _answerer(self, name: Any) -> Callable[..., Any]:
         known = sorted(

@@ -9,13 +9,13 @@ import json
 import zlib
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from llama_viz.widgets.modules import page_script, styles
 from llama_viz.widgets.packing import packed_message
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    import numpy as np
 
     from llama_viz.widgets.packing import Packed
 
@@ -65,7 +65,10 @@ def html_page(
         title=html.escape(title),
         styles=styles(page),
         content=_json(content),
-        arrays="\n".join(map(_array_element, buffers)),
+        arrays="\n".join(
+            _array_element(data, np.dtype(spec["dtype"]).itemsize)
+            for spec, data in zip(specs, buffers, strict=True)
+        ),
         script=script,
     )
 
@@ -84,9 +87,22 @@ def _json(content: Any) -> str:
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
-def _array_element(data: bytes) -> str:
-    deflated = zlib.compress(data, 9)
+def bytes_in_page(array: np.ndarray) -> int:
+    """The bytes that an array takes in a page, less the third that base64 adds."""
+    return min(len(_deflated(array.tobytes(), array.itemsize)), array.nbytes)
+
+
+def _deflated(data: bytes, item_size: int) -> bytes:
+    return zlib.compress(np.frombuffer(data, np.uint8).reshape(-1, item_size).T.tobytes(), 9)
+
+
+def _array_element(data: bytes, item_size: int) -> str:
+    """An array as text: deflated where that pays, the first bytes of all numbers before the next.
+
+    So alike bytes stand together, as in HDF5's shuffle filter: it saves another twentieth.
+    """
+    deflated = _deflated(data, item_size)
     pays = len(deflated) < WORTH_DEFLATING * len(data)
     text = base64.b64encode(deflated if pays else data).decode("ascii")
-    mark = " data-deflated" if pays else ""
+    mark = f' data-deflated="{item_size}"' if pays else ""
     return f'<script type="application/octet-stream" data-array{mark}>{text}</script>'

@@ -4,8 +4,8 @@
 import { Surface } from "./page/canvas.js";
 import { Chart, Panel } from "./page/chart.js";
 import { ColourBar } from "./page/colours.js";
-import { button, menu, pills, slider } from "./page/controls.js";
-import { element, keepKeys, say } from "./page/elements.js";
+import { button, field, menu, numberInput, numberOf, pills, slider } from "./page/controls.js";
+import { element, say } from "./page/elements.js";
 import { Explorer, explorer } from "./page/explorer.js";
 import { clamp, fixed, grouped, plural, threeDigits } from "./page/numbers.js";
 import { Picking, arrow } from "./page/picking.js";
@@ -181,22 +181,11 @@ class FeedForwardView extends Explorer {
       { min: 0, max: Math.max(header.n_held - 1, 0), class: "lv-first" },
       (first) => this.pick({ first }),
     );
-    this.number = element("input", {
-      type: "number",
-      class: "lv-neuron",
+    this.number = numberInput("lv-neuron", {
       min: 0,
       max: header.n_neurons - 1,
-      onchange: () => this.pickNumber(this.number.value),
-      // In JupyterLab Enter does not make the change that it makes elsewhere.
-      onkeydown: (event) => event.key === "Enter" && this.pickNumber(this.number.value),
+      onchange: () => this.pickNumber(numberOf(this.number)),
     });
-    keepKeys(this.number, true);
-    const byNumber = element(
-      "label",
-      { class: "lv-field" },
-      element("span", {}, "Neuron"),
-      this.number,
-    );
     return element(
       "div",
       {},
@@ -208,7 +197,7 @@ class FeedForwardView extends Explorer {
         this.order.element,
         this.rows.element,
         this.first.element,
-        byNumber,
+        field("Neuron", this.number),
       ),
     );
   }
@@ -361,9 +350,8 @@ class FeedForwardView extends Explorer {
 
   // ---------------------------------------------------------------- picking
 
-  pickNumber(text) {
-    const neuron = Number(text);
-    const isThere = text !== "" && Number.isInteger(neuron) && neuron >= 0 && neuron < this.header.n_neurons;
+  pickNumber(neuron) {
+    const isThere = Number.isInteger(neuron) && neuron >= 0 && neuron < this.header.n_neurons;
     if (!isThere) {
       this.complain(new Error(`Neurons have numbers from 0 to ${this.header.n_neurons - 1}.`));
       return;

@@ -25,6 +25,7 @@ from llama_viz.language_model import LanguageModel
 from llama_viz.recorder import format_bytes, record_steps, recording_size
 from llama_viz.trace import SIGNALS
 from llama_viz.widgets.bundle import picture_bundle
+from llama_viz.widgets.explorer import BREATH_SECONDS
 from llama_viz.widgets.messages import PANEL_VARIABLES, describe, pack_steps
 from llama_viz.widgets.modules import script, styles
 from llama_viz.widgets.still import alt_text, still
@@ -49,9 +50,6 @@ FURTHER_TOKENS = 16
 # What the panels show, and the four signals whole, for figures that are drawn afterwards.
 RECORDED = tuple(dict.fromkeys((*PANEL_VARIABLES, *SIGNALS)))
 
-# After each token the kernel hears others for so long. A message passes several turns of the event
-# loop before it arrives, so sleep(0), one turn, would let a Stop wait for several tokens.
-BREATH_SECONDS = 0.001
 # A run that waits for its next token looks this often whether somebody pressed Stop.
 WAIT_SECONDS = 0.02
 

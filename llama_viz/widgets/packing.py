@@ -37,19 +37,10 @@ def as_bytes(values: Any) -> Packed:
 
 def as_int16(vectors: Any) -> Packed:
     """Vectors along the last axis in steps of 1/32767 of the largest size in each; NaN is 0."""
-    return _scaled(vectors, np.int16)
-
-
-def as_int8(vectors: Any) -> Packed:
-    """The same in steps of 1/127."""
-    return _scaled(vectors, np.int8)
-
-
-def _scaled(vectors: Any, kind: type[np.signedinteger]) -> Packed:
     vectors = np.nan_to_num(np.asarray(vectors, dtype=np.float32))
-    scale = (np.abs(vectors).max(axis=-1) / np.iinfo(kind).max).astype(np.float32)
+    scale = (np.abs(vectors).max(axis=-1) / np.iinfo(np.int16).max).astype(np.float32)
     divisor = np.where(scale > 0, scale, 1)[..., None]
-    return Packed(np.rint(vectors / divisor).astype(kind), scale=scale)
+    return Packed(np.rint(vectors / divisor).astype(np.int16), scale=scale)
 
 
 def as_float16(values: Any) -> Packed:

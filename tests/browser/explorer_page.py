@@ -44,6 +44,8 @@ STILL = """async root => {
 class ExplorerPage:
     """One explorer that is shown; `root` is its element."""
 
+    patience = 20_000  # milliseconds that wait() gives
+
     def __init__(self, page: Page, name: str) -> None:
         self.page = page
         self.root: Locator = page.locator(f".lv-{name}").first
@@ -68,7 +70,7 @@ class ExplorerPage:
         self.page.wait_for_function(
             f"([root, {{ {names} }}]) => {condition}",
             arg=[self.root.element_handle(), arguments],
-            timeout=20_000,
+            timeout=self.patience,
         )
 
     def picture(self, selector: str) -> str:
@@ -78,32 +80,46 @@ class ExplorerPage:
             "node => node.tagName === 'CANVAS' ? node.toDataURL() : node.innerHTML"
         )
 
+    def fits(self) -> bool:
+        """Whether nothing is wider than the explorer."""
+        return self.root.evaluate("root => root.scrollWidth <= root.clientWidth")
+
     def seconds(self, selector: str, event: str) -> float:
         """From an event to the frame in which the explorer shows what came of it."""
         taken = self.page.evaluate(TIMED, [self.root.element_handle(), selector, event])
         return float(taken) / 1000
 
-    def execute(self, code: str) -> None:
-        """Run code in the kernel, as a cell does; AssertionError where it fails."""
-        error = self.page.evaluate(
+    def execute(self, code: str) -> str | None:
+        """Run code in the kernel, as a cell does; the repr of what it left in `it`, if anything.
+
+        AssertionError where it fails.
+        """
+        error, it = self.page.evaluate(
             """async code => {
               const { kernel } = window.jupyterapp.shell.currentWidget.sessionContext.session;
-              const reply = await kernel.requestExecute({ code }).done;
-              const { status, ename, evalue } = reply.content;
-              return status === "ok" ? null : `${ename}: ${evalue}`;
+              const future = kernel.requestExecute({ code, user_expressions: { it: "it" } });
+              const { content } = await future.done;
+              if (content.status !== "ok") return [`${content.ename}: ${content.evalue}`, null];
+              return [null, content.user_expressions.it.data?.["text/plain"] ?? null];
             }""",
             code,
         )
         assert error is None, error
+        return it
 
 
-def write_notebook(lab: Lab, name: str, *cells: str) -> None:
-    """Put a notebook of code cells into the folder that the JupyterLab shows."""
+def notebook_of(*cells: str) -> nbformat.NotebookNode:
+    """A notebook of these code cells."""
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     notebook.metadata["kernelspec"] = {
         "name": "python3", "display_name": "Python 3", "language": "python",
     }  # fmt: skip
-    nbformat.write(notebook, lab.log.parent / "notebooks" / name)
+    return notebook
+
+
+def write_notebook(lab: Lab, name: str, *cells: str) -> None:
+    """Put a notebook of code cells into the folder that the JupyterLab shows."""
+    nbformat.write(notebook_of(*cells), lab.log.parent / "notebooks" / name)
 
 
 @contextmanager

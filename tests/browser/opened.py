@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-import nbformat
-
-from tests.browser.explorer_page import STILL
+from tests.browser.explorer_page import ExplorerPage, write_notebook
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,22 +38,14 @@ REDRAW = """async slider => {
 }"""
 
 
-def write_notebook(lab: Lab, name: str, *cells: str) -> None:
-    """Put a notebook of these cells into the folder of the lab."""
-    made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    made.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(made, lab.log.parent / "notebooks" / name)
+class Opened(ExplorerPage):
+    """One explorer on a page; name is that of its file."""
 
-
-class Opened:
-    """One explorer on a page."""
+    patience = 10_000
 
     def __init__(self, page: Page, name: str) -> None:
-        self.page = page
-        page.set_default_timeout(10_000)
-        self.root = page.locator(f".lv-{name}-explorer").first
-        self.root.wait_for(timeout=30_000)
-        self.wait("root.dataset.drawn")
+        page.set_default_timeout(self.patience)
+        super().__init__(page, f"{name}-explorer")
 
     @classmethod
     def in_notebook(cls, lab: Lab, page: Page, name: str, *cells: str) -> Opened:
@@ -71,19 +61,6 @@ class Opened:
         """Open a page that `save` has written."""
         page.goto(path.as_uri())
         return cls(page, name)
-
-    def wait(self, condition: str, **arguments: object) -> None:
-        """Wait until an expression of root and the arguments holds."""
-        names = ", ".join(arguments)
-        self.page.wait_for_function(
-            f"([root, {{ {names} }}]) => {condition}",
-            arg=[self.root.element_handle(), arguments],
-            timeout=10_000,
-        )
-
-    def settle(self) -> None:
-        """Wait until what was asked for is drawn."""
-        self.root.evaluate(STILL)
 
     def pictures(self) -> dict[str, str]:
         """What each panel shows: its caption, its shapes, the pixels of its canvases."""
@@ -110,9 +87,9 @@ class Opened:
         self.settle()
 
     def text(self, selector: str) -> str:
-        """What an element says."""
+        """What an element says, once everything is drawn."""
         self.settle()
-        return self.root.locator(selector).first.inner_text()
+        return super().text(selector)
 
     def rows(self) -> list[list[str]]:
         """The rows of the table of numbers, opened where it is closed."""
@@ -133,18 +110,3 @@ class Opened:
             "button, input, select, [tabindex]")].filter(node =>
               !(node.getAttribute("aria-label") || node.labels?.[0]?.textContent.trim() ||
                 node.textContent.trim())).map(node => node.outerHTML)""")
-
-    def execute(self, code: str) -> None:
-        """Run code in the kernel of the notebook, as a cell does."""
-        self.page.evaluate(
-            """async code => {
-              const { kernel } = window.jupyterapp.shell.currentWidget.sessionContext.session;
-              const reply = await kernel.requestExecute({ code }).done;
-              if (reply.content.status !== "ok") throw new Error(reply.content.evalue);
-            }""",
-            code,
-        )
-
-    def fits(self) -> bool:
-        """Whether nothing is wider than the page."""
-        return self.root.evaluate("root => root.scrollWidth <= root.clientWidth")

@@ -9,14 +9,13 @@ import nbformat
 from playwright.sync_api import sync_playwright
 
 from tests.browser.browser import launch
-from tests.browser.explorer_page import STILL
+from tests.browser.explorer_page import ExplorerPage, notebook_of
 from tests.browser.lab import Lab, Watch, jupyterlab
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from playwright.sync_api import Locator
 
 NOTEBOOK = "explorer.ipynb"
 
@@ -26,19 +25,13 @@ PICTURE = """root => [root, ...root.querySelectorAll("canvas, svg")].map(node =>
   .join("\\n")"""
 
 
-class Opened:
+class Opened(ExplorerPage):
     """An explorer on a page, as a reader handles it; place is "lab" or "file"."""
 
     def __init__(self, page: Any, place: str, name: str, watch: Watch) -> None:
-        self.page, self.place, self.watch = page, place, watch
-        self.root: Locator = page.locator(f".lv-{name}").first
-        self.root.wait_for(timeout=30_000)
-        self.wait("root.dataset.drawn")
+        self.place, self.watch = place, watch
+        super().__init__(page, name)
         self.settle()
-
-    def find(self, selector: str) -> Locator:
-        """Elements of the explorer."""
-        return self.root.locator(selector)
 
     def open_file(self, path: Path, name: str) -> Opened:
         """Another saved explorer, in the same browser."""
@@ -47,14 +40,10 @@ class Opened:
         page.goto(path.as_uri())
         return Opened(page, "file", name, watch)
 
-    def settle(self) -> None:
-        """Wait until nothing more is drawn."""
-        self.root.evaluate(STILL)
-
     def text(self, selector: str) -> str:
-        """The text of the first such element."""
+        """The text of the first such element, once everything is drawn."""
         self.settle()
-        return self.find(selector).first.inner_text()
+        return super().text(selector)
 
     def texts(self, selector: str) -> list[str]:
         """The texts of all such elements."""
@@ -71,28 +60,6 @@ class Opened:
         for key in keys:
             self.page.keyboard.press(key)
         self.settle()
-
-    def wait(self, condition: str, **arguments: Any) -> None:
-        """Wait until an expression of root and the arguments holds."""
-        names = ", ".join(arguments)
-        self.page.wait_for_function(
-            f"([root, {{ {names} }}]) => {condition}",
-            arg=[self.root.element_handle(), arguments],
-            timeout=20_000,
-        )
-
-    def execute(self, code: str) -> Any:
-        """Run code in the kernel; the repr of what it left in `it`."""
-        return self.page.evaluate(
-            """async code => {
-              const { kernel } = window.jupyterapp.shell.currentWidget.sessionContext.session;
-              const future = kernel.requestExecute({ code, user_expressions: { it: "it" } });
-              const { content } = await future.done;
-              if (content.status !== "ok") throw new Error(content.evalue);
-              return content.user_expressions.it.data?.["text/plain"];
-            }""",
-            code,
-        )
 
     def change_theme(self) -> None:
         """From light to dark."""
@@ -116,15 +83,13 @@ class Opened:
         assert focusable.evaluate_all(
             "all => all.every(node => node.hasAttribute('data-lm-suppress-shortcuts'))"
         )
-        assert self.root.evaluate("root => root.scrollWidth <= root.clientWidth")
+        assert self.fits()
 
 
 def write_notebook(folder: Path, code: str) -> None:
     """A notebook of one cell, in a folder that JupyterLab can open."""
     (folder / "notebooks").mkdir(exist_ok=True)
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
-    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3"}
-    nbformat.write(notebook, folder / "notebooks" / NOTEBOOK)
+    nbformat.write(notebook_of(code), folder / "notebooks" / NOTEBOOK)
 
 
 @contextmanager

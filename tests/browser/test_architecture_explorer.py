@@ -12,7 +12,7 @@ from tests.browser.explorer_page import ExplorerPage, saved_page, write_notebook
 NAME = "architecture-map"
 CELLS = (
     "import llama_viz as lv\nfrom llama_viz.widgets import ArchitectureMap",
-    'lm = lv.load("gqa")\nmap = ArchitectureMap(lm, prompt="Once")\nmap.with_explorers()',
+    'lm = lv.load("gqa")\nmap = ArchitectureMap(lm, prompt="Once")\nmap',
 )
 
 
@@ -21,7 +21,7 @@ def explorer(lab, page, watch):
     write_notebook(lab, "map.ipynb", *CELLS)
     lab.open(page, "map.ipynb")
     lab.run_all(page)
-    lab.show_cell(page, "with_explorers")
+    lab.show_cell(page, "map = ")
     return ExplorerPage(page, NAME)
 
 

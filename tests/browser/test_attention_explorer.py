@@ -5,6 +5,8 @@ Each test runs in both places. They go through one page from top to bottom, as a
 
 from __future__ import annotations
 
+import re
+
 import nbformat
 import numpy as np
 import pytest
@@ -14,14 +16,28 @@ import llama_viz as lv
 from llama_viz.widgets import AttentionExplorer
 from tests.browser.browser import launch
 from tests.browser.lab import Lab, Watch, jupyterlab
-from tests.test_attention_explorer import exact, synthetic
+from tests.test_attention_explorer import exact_row, synthetic
 
 NOTEBOOK = "attention.ipynb"
 HOSTILE = [
     "<s>", "<0x0A>", "⏎", "▁leading", "$x$", "<img src=x onerror=alert(1)>", "&amp;", "the", "the",
     "שלום", "🙂", "</script><script>alert(1)</script>", "▁$\\frac{1}{2}$", "`code`", "a\u202eb",
 ]  # fmt: skip
-LARGE = (4, 9, 3, 64, 700)  # layers, heads, key/value heads, head_dim, tokens: asked for by layer
+LARGE = (
+    2,
+    6,
+    2,
+    64,
+    4096,
+)  # layers, heads, key/value heads, head_dim, tokens: no map is sent whole
+
+# How many times the colour changes along one line of pixels, near the lower end of the map.
+COUNT_COLOURS = """(() => {
+  const canvas = document.querySelector(".lv-attention-map");
+  const { data } = canvas.getContext("2d").getImageData(0, 600, canvas.width, 1);
+  const colour = i => data[4 * i] | data[4 * i + 1] << 8 | data[4 * i + 2] << 16;
+  return [...Array(canvas.width - 1).keys()].filter(i => colour(i) !== colour(i + 1)).length;
+})()"""
 VIEWS = ["model", "layer", "head", "row", "product"]
 
 
@@ -129,6 +145,12 @@ class Explorer:
         """Where a cell of the map lies on the canvas."""
         slot = min(max(self.canvas.bounding_box()["width"] - 104, 180), 620) / n
         return {"x": 92 + (key + 0.5) * slot, "y": 8 + (position + 0.5) * slot}
+
+    def part(self):
+        """The first and last query and key in view, as the caption says them."""
+        words = re.search(r"Queries (.*?), keys (.*?) of", self.text("caption"))
+        return [tuple(int(place.replace(",", "")) for place in one.split(" to "))
+                for one in words.groups()]  # fmt: skip
 
     def steps(self):
         """The picked layer, head, query and key, as the trail says them."""
@@ -466,19 +488,77 @@ def test_the_theme_is_followed(explorer, page):
         assert explorer.picture() == light
 
 
-def test_maps_are_finished_beyond_their_summaries(tmp_path, explorer):
+def test_maps_are_finished_beyond_their_overviews(tmp_path, explorer):
     path = tmp_path / "page.html"
-    AttentionExplorer(synthetic(2, 4, 2, 16, n=400), view="head").save(path)
+    AttentionExplorer(synthetic(2, 4, 2, 16, n=600), view="head").save(path)
     page = explorer.page.context.browser.new_page(viewport={"width": 1280, "height": 1400})
     page.goto(path.as_uri())
     Explorer(page, "file")
-    n_changes = page.locator(".lv-attention-map").evaluate("""canvas => {
-      const { data } = canvas.getContext("2d").getImageData(0, 600, canvas.width, 1);
-      const colour = i => data[4 * i] | data[4 * i + 1] << 8 | data[4 * i + 2] << 16;
-      return [...Array(canvas.width - 1).keys()].filter(i => colour(i) !== colour(i + 1)).length;
-    }""")
+    n_changes = page.evaluate(COUNT_COLOURS)
     page.close()
-    assert n_changes > 150  # a summary has 128 cells in a row
+    assert n_changes > 150  # an overview has so many cells in a row
+
+
+def test_a_part_of_a_map_is_shown_closer_and_moved(explorer, page, trace):
+    explorer.reset(layer=1, head=4)
+    explorer.zoom("head")
+    n = trace.sizes["position"]
+    explorer.canvas.click(position=explorer.cell(20, 7, n))
+    explorer.press("Escape", "+")
+    assert explorer.view() == "head"
+    assert "Queries" in explorer.text("caption")
+    while not explorer.root.get_by_role("button", name="Closer").is_disabled():
+        explorer.root.get_by_role("button", name="Closer").click()
+        explorer.settle()
+    queries, keys = explorer.part()
+    assert (queries[1] - queries[0], keys[1] - keys[0]) == (7, 7)
+    assert queries[0] <= 20 <= queries[1]
+    assert keys[0] <= 7 <= keys[1]
+    box = explorer.canvas.bounding_box()
+    slot = min(max(box["width"] - 104, 180), 620) / 8
+    spot = {"x": 92 + 2.5 * slot, "y": 8 + 3.5 * slot}
+    page.mouse.move(2, 2)
+    explorer.canvas.hover(position=spot)
+    words = explorer.text("attention-readout")
+    position, key = queries[0] + 3, keys[0] + 2
+    assert f" at {position} → " in words
+    recorded = trace["attention_weights"].values[1, 4, position, key]
+    assert three_digits(words.split(", weight ")[1]) == pytest.approx(recorded, rel=6e-3)
+    # The map follows the hand: two cells up, one to the right; no cell is locked by that.
+    before = explorer.picture()
+    page.mouse.down()
+    x, y = box["x"] + spot["x"], box["y"] + spot["y"]
+    page.mouse.move(x + slot / 2, y - slot)
+    page.mouse.move(x + slot, y - 2 * slot)
+    page.mouse.up()
+    moved_queries, moved_keys = explorer.part()
+    assert moved_queries[0] == min(queries[0] + 2, n - 8)
+    assert moved_keys[0] == max(keys[0] - 1, 0)
+    assert "locked" not in explorer.text("attention-readout")
+    assert explorer.picture() != before
+    # The arrow keys take the part along; with Shift by a quarter of it.
+    explorer.canvas.focus()
+    explorer.press(*["Shift+ArrowUp"] * n)
+    assert explorer.part()[0] == (0, 7)
+    assert explorer.steps()[2] == "0"
+    # A pinch is Ctrl and the wheel; the wheel alone is the page's.
+    explorer.press("0")
+    assert "Queries" not in explorer.text("caption")
+    wheel = """(canvas, ctrlKey) => {
+      const box = canvas.getBoundingClientRect();
+      return canvas.dispatchEvent(new WheelEvent("wheel", { deltaY: -120, ctrlKey, bubbles: true,
+        cancelable: true, clientX: box.left + 300, clientY: box.top + 300 }));
+    }"""
+    assert explorer.canvas.evaluate(wheel, False)
+    assert "Queries" not in explorer.text("caption")
+    assert not explorer.canvas.evaluate(wheel, True)
+    queries, _ = explorer.part()
+    assert queries[1] - queries[0] + 1 == round(n / 2)
+    # A row shows the keys of the same part.
+    explorer.zoom("row")
+    assert explorer.text("caption").startswith("Keys ")
+    explorer.root.get_by_role("button", name="Whole map").click()
+    assert explorer.text("caption").startswith("Weights of")
 
 
 def test_python_and_the_page_pick_together(explorer, page):
@@ -494,41 +574,120 @@ def test_python_and_the_page_pick_together(explorer, page):
     assert explorer.root.locator(".lv-attention-head").input_value() == "2"
 
 
-def test_a_large_trace_is_asked_for_layer_by_layer(explorer, page):
+def test_thousands_of_tokens_are_explored(explorer, page):
     if explorer.place == "file":
         pytest.skip("a file has no kernel to ask")
     page.lab.open(page, "large.ipynb")
     page.lab.run_all(page)
     large = Explorer(page, "lab")
     trace = synthetic(*LARGE)
-    page.wait_for_function("!document.querySelector('.lv-attention-explorer .lv-panel .lv-caption')"
-                           ".textContent.includes('so far')", timeout=60_000)  # fmt: skip
-    assert execute(page, "it = explorer.content(whole=False)[0]['layers_held']") == "[]"
-    large.reset(layer=2, head=5)
-    execute(
-        page,
-        "asked, answer = [], explorer.answer_map\n"
-        "explorer.answer_map = lambda **one: (asked.append(one), answer(**one))[1]; it = 0",
-    )
+    caption = large.root.locator(".lv-panel .lv-caption")
+    caption.filter(has_text="so far").wait_for(state="detached", timeout=90_000)
+    assert execute(page, "it = sum(map(len, explorer.content(whole=False)[0]"
+                         "['heads_held'].values()))") == "0"  # fmt: skip
+    assert execute(page, "it = len(explorer._levels)") == str(LARGE[0] * LARGE[1])
+    assert "the largest weight of a block of" in caption.inner_text()
+    large.reset(layer=1, head=3)
     large.zoom("head")
-    page.wait_for_timeout(200)
-    for _ in range(100):  # the kernel pools the map at the size that is shown
-        if (asked := execute(page, "it = [one['side'] for one in asked]")) != "[]":
-            break
-        page.wait_for_timeout(100)
-    assert 400 < int(asked.strip("[]").split(",")[0]) <= 620
-    scores, weights = exact(trace, 2, 5)
-    n = LARGE[-1]
-    large.canvas.hover(position=large.cell(600.4, 200.4, n))
-    words = large.text("attention-readout")
-    position, key = (int(part.split(" at ")[1].split(":")[0]) for part in words.split(" → "))
-    score, weight = words.split("score ")[1].split(", weight ")
-    assert three_digits(score) == pytest.approx(scores[position, key], rel=6e-3, abs=2e-5)
-    assert three_digits(weight) == pytest.approx(weights[position, key], rel=6e-3)
+    page.wait_for_function(COUNT_COLOURS + " > 150", timeout=30_000)  # an overview has 128
+
+    def check(x, y, head=3):
+        """What is read under the pointer is exact to three digits."""
+        page.mouse.move(2, 2)
+        large.canvas.hover(position={"x": x, "y": y})
+        words = large.text("attention-readout")
+        position, key = (int(part.split(" at ")[1].split(":")[0]) for part in words.split(" → "))
+        score, weight = words.split("score ")[1].split(", weight ")
+        scores, weights = exact_row(trace, 1, head, position)
+        assert three_digits(score) == pytest.approx(scores[key], rel=6e-3, abs=2e-5)
+        assert three_digits(weight) == pytest.approx(weights[key], rel=6e-3)
+        return position, key
+
+    assert check(250, 500) != check(130, 580)
+    # Closer and closer, down to single cells; in between the map is finished in tiles.
+    large.canvas.focus()
+    pictures = {large.picture()}
+    while not large.root.get_by_role("button", name="Closer").is_disabled():
+        large.press("+")
+        pictures.add(large.picture())
+    assert len(pictures) > 6
+    queries, keys = large.part()
+    assert queries[1] - queries[0] == keys[1] - keys[0] == 7
+    # All cells in view show the colour of their own weight: none is left from a coarser level.
+    colours = large.canvas.evaluate("""canvas => {
+      const ratio = canvas.width / canvas.clientWidth;
+      const slot = Math.min(Math.max(canvas.clientWidth - 104, 180), 620) / 8;
+      const context = canvas.getContext("2d");
+      return [...Array(8).keys()].map(row => [...Array(8).keys()].map(column => {
+        const [x, y] = [92 + (column + 0.3) * slot, 8 + (row + 0.3) * slot];
+        return [...context.getImageData(x * ratio, y * ratio, 1, 1).data].join();
+      }));
+    }""")
+    by_colour = {}
+    for row in range(8):
+        _, weights = exact_row(trace, 1, 3, queries[0] + row)
+        for column in range(8):
+            key = keys[0] + column
+            if key <= queries[0] + row:
+                step = round(255 * weights[key] ** 0.5)
+                by_colour.setdefault(colours[row][column], set()).add(step)
+    assert all(max(steps) - min(steps) <= 3 for steps in by_colour.values())
+    check(92 + 30, 8 + 30)
+    # Another head, far along the text: a part that was never seen, read at once.
+    large.press("0")
+    large.root.locator(".lv-attention-head").select_option(index=1)
+    page.wait_for_function("!document.querySelector('.lv-attention-readout').textContent"
+                           ".includes('Fetching')", timeout=20_000)  # fmt: skip
+    check(600, 620, head=1)
+    # The text holds elements for what is near alone, and brings the picked query into view.
+    assert large.root.locator(".lv-story [data-position]").count() < 1200
+    large.canvas.click(position={"x": 200, "y": 300})
+    picked = int(large.steps()[2])
+    span = large.root.locator(f".lv-story [data-position='{picked}']")
+    story = large.root.locator(".lv-story").bounding_box()
+    assert story["y"] <= span.bounding_box()["y"] <= story["y"] + story["height"]
+    assert span.get_attribute("aria-posinset") == str(picked + 1)
+    large.press("Escape")
     large.root.locator(".lv-attention-scope").select_option(index=2)
-    page.wait_for_function("document.querySelector('.lv-attention-said').textContent"
-                           ".includes('all heads: it looked most')", timeout=20_000)  # fmt: skip
+    said = large.root.locator(".lv-attention-said")
+    said.filter(has_text="all heads: it looked most").wait_for(timeout=60_000)
+    # The numbers of all heads come from the kernel.
+    large.zoom("layer")
+    large.root.locator(".lv-numbers-button").click()
+    rows = large.root.locator(".lv-table tbody tr")
+    rows.nth(LARGE[1] - 1).wait_for(timeout=20_000)
+    best = exact_row(trace, 1, 0, picked)[1].argmax()
+    assert rows.first.inner_text().split("\t")[3].split()[0] == str(best)
     assert large.text("alert") == ""
+
+
+def test_a_file_says_what_it_leaves_out(tmp_path, explorer):
+    path = tmp_path / "long.html"
+    trace = synthetic(2, 4, 2, 64, n=4096)
+    AttentionExplorer(trace, layer=1, head=2).save(path)
+    page = explorer.page.context.browser.new_page(viewport={"width": 1280, "height": 1400})
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(path.as_uri())
+    long = Explorer(page, "file")
+    line = "This file keeps to 5 MB: it holds"
+    assert line in long.text("caption")
+    long.zoom("head")
+    assert line not in long.text("caption")
+    long.canvas.hover(position={"x": 300, "y": 500})
+    words = long.text("attention-readout")
+    position, key = (int(part.split(" at ")[1].split(":")[0]) for part in words.split(" → "))
+    _, weights = exact_row(trace, 1, 2, position)
+    assert three_digits(words.split(", weight ")[1]) == pytest.approx(weights[key], rel=6e-3)
+    before = long.picture()
+    long.root.locator(".lv-attention-layer").select_option(index=0)
+    assert line in long.text("caption")
+    assert "is here in blocks of" in long.text("attention-readout")
+    assert long.picture() != before
+    long.zoom("row")
+    assert line in long.text("caption")
+    assert errors == []
+    page.close()
 
 
 def test_no_errors_and_no_other_host(explorer, page):

@@ -321,6 +321,56 @@ def test_surgery(explorer, page):
     assert explorer.find(".lv-cache-result").is_hidden()
 
 
+def test_surgery_is_stopped(explorer, page, record_property):
+    if explorer.place == "file":
+        pytest.skip("a saved page runs no model")
+    explorer.step(4)
+    execute(
+        page,
+        """import time
+passes = []
+def slow(module, args):
+    passes.append(time.time())
+    time.sleep(0.03)
+handle = lm.model.register_forward_pre_hook(slow)""",
+    )
+    explorer.menu("operation").select_option(index=0)
+    explorer.menu("more").fill("64")
+    before = explorer.text(".lv-cache-surgery .lv-caption")
+    explorer.find(".lv-cache-operate").click()
+    assert explorer.find(".lv-cache-operate").inner_text() == "Stop"
+    explorer.wait("/as it was: token [3-9] of 64/.test("
+                  "root.querySelector('.lv-cache-busy').textContent)")  # fmt: skip
+    # Another cell runs in the meantime, on a model that nothing is done to.
+    execute(page, "assert lv.generate(lm, [3, 4, 5], max_new_tokens=1) and len(passes) < 60")
+    assert explorer.find(".lv-cache-operate").inner_text() == "Stop"
+    taken = explorer.root.evaluate("""async root => {
+      const button = root.querySelector(".lv-cache-operate");
+      const began = performance.now();
+      button.click();
+      while (button.textContent !== "Operate") await new Promise(done => setTimeout(done, 1));
+      return performance.now() - began;
+    }""")
+    record_property("milliseconds until surgery has stopped", taken)
+    assert taken < 1000  # a token takes 30 and more, 128 of them seconds
+    assert explorer.text(".lv-cache-busy") == "Stopped; nothing was compared."
+    assert explorer.text(".lv-alert") == ""
+    assert explorer.text(".lv-cache-surgery .lv-caption") == before
+    execute(
+        page,
+        """n_passes = len(passes)
+time.sleep(0.3)
+handle.remove()
+assert len(passes) == n_passes, "it went on"
+assert not lm.model._forward_pre_hooks and not lm.model.interventions""",
+    )
+    explorer.menu("more").fill("3")
+    explorer.find(".lv-cache-operate").focus()
+    explorer.press("Enter")
+    explorer.wait("!root.querySelector('.lv-cache-result').hidden")
+    assert explorer.text(".lv-cache-busy") == ""
+
+
 def test_a_step_is_redrawn_quickly(explorer, record_property):
     taken = explorer.root.evaluate("""async root => {
       const input = root.querySelector(".lv-scrubber");

@@ -195,17 +195,27 @@ def test_arrow_keys_walk_over_the_map(explorer, page):
 
 
 def test_a_neuron_by_its_number(explorer, page):
+    n_cells = page.locator(".jp-Notebook .jp-Cell").count()
     number = explorer.find("input.lv-neuron")
+    number.evaluate("""input => {
+      input.changes = [];
+      input.addEventListener("change", () => input.changes.push(input.value));
+    }""")
     number.fill("5")
     page.keyboard.press("Enter")
     explorer.wait("root.querySelector('.lv-along .lv-caption').textContent.includes('neuron 5,')")
+    assert number.evaluate("input => input.changes") == ["5"]
+    page.keyboard.press("ArrowUp")
+    explorer.wait("root.querySelector('.lv-along .lv-caption').textContent.includes('neuron 6,')")
+    assert number.evaluate("input => input.changes") == ["5", "6"]
+    assert page.locator(".jp-Notebook .jp-Cell").count() == n_cells
     number.fill("100000")
     page.keyboard.press("Enter")
     explorer.wait("root.querySelector('.lv-alert').textContent.startsWith('Neurons have numbers')")
-    number.fill("6")
+    number.fill("7")
     page.keyboard.press("Enter")
     explorer.wait("root.querySelector('.lv-alert').textContent === ''")
-    state(explorer, neuron=6)
+    state(explorer, neuron=7)
 
 
 def test_a_token_in_the_text_by_mouse_and_by_keys(explorer, page):

@@ -315,6 +315,15 @@ def test_hostile_prompts_show_as_themselves(explorer, page, prompt, shown):
     assert explorer.root.locator("script, img, s").count() == 0
 
 
+def test_enter_begins_a_new_line_in_the_prompt(explorer, page):
+    n_cells = page.locator(".jp-Notebook .jp-Cell").count()
+    explorer.prompt.fill("Mia")
+    for key in ("Enter", "T", "o", "m"):
+        page.keyboard.press(key)
+    assert explorer.prompt.input_value() == "Mia\nTom"
+    assert page.locator(".jp-Notebook .jp-Cell").count() == n_cells
+
+
 def test_what_is_wrong_is_said_in_one_line(explorer):
     before = explorer.tokens()
     explorer.start("word " * 400)

@@ -5,6 +5,9 @@ The tests go through one page from top to bottom, as a reader does, once in each
 
 from __future__ import annotations
 
+import re
+from itertools import combinations
+
 import numpy as np
 import pytest
 
@@ -64,9 +67,32 @@ def explorer(request, kernel, folder):
         yield explorer
 
 
-def test_no_two_kinds_of_questions_look_alike(explorer):
+# What people with a deficiency see of (red, green, blue) light (Machado 2009, severity 1).
+SEEN = {
+    "all": np.eye(3),
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
+                     [-0.011820, 0.042940, 0.968881]],
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
+                   [-0.003882, -0.048116, 1.051998]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602],
+                   [0.004733, 0.691367, 0.303900]],
+}  # fmt: skip
+
+
+def seen_with(deficiency, colour):
+    """A colour as "rgb(0, 114, 178)", as someone sees it: three numbers from 0 to 255."""
+    levels = np.array([int(level) for level in re.findall(r"\d+", colour)[:3]]) / 255
+    light = np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
+    light = np.clip(SEEN[deficiency] @ light, 0, 1)
+    return 255 * np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+
+
+@pytest.mark.parametrize("is_light", [True, False], ids=["light", "dark"])
+def test_no_two_kinds_of_questions_look_alike(explorer, is_light):
     looks = explorer.root.evaluate(
-        """(root, count) => {
+        """(root, [count, isLight]) => {
+          const theme = document.body.dataset.jpThemeLight;
+          document.body.dataset.jpThemeLight = String(isLight);
           const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
           root.append(svg);
           const looks = Array.from({ length: count }, (_, index) => {
@@ -74,14 +100,19 @@ def test_no_two_kinds_of_questions_look_alike(explorer):
             path.setAttribute("class", `lv-curve lv-look-${index}`);
             svg.append(path);
             const { stroke, strokeDasharray } = getComputedStyle(path);
-            return `${stroke} ${strokeDasharray}`;
+            return [stroke, strokeDasharray];
           });
           svg.remove();
+          document.body.dataset.jpThemeLight = theme;
           return looks;
         }""",
-        len(KINDS),
+        [len(KINDS), is_light],
     )
-    assert len(set(looks)) == len(KINDS)
+    assert len({tuple(look) for look in looks}) == len(KINDS)
+    for deficiency in SEEN:
+        for (first, dashes), (second, others) in combinations(looks, 2):
+            apart = np.abs(seen_with(deficiency, first) - seen_with(deficiency, second)).max()
+            assert dashes != others or apart > 60, (deficiency, first, second, dashes)
 
 
 def slide(explorer, snapshot):

@@ -26,12 +26,13 @@ TOLERANCE = 1.0  # root mean square over all points and colours, of 255
 
 
 def stored_pictures(notebook: nbformat.NotebookNode) -> dict[str, list[bytes]]:
-    """The PNGs of every code cell, by the number of the cell; those measured live left out."""
+    """The pictures of every code cell, by the number of the cell; those measured live left out."""
     return {
         f"cell {number}": [
-            base64.b64decode(output["data"]["image/png"])
+            base64.b64decode(output["data"][kind])
             for output in cell.outputs
-            if "image/png" in output.get("data", {})
+            for kind in ("image/png", "image/jpeg")
+            if kind in output.get("data", {})
         ]
         for number, cell in enumerate(notebook.cells)
         if cell.cell_type == "code" and "live" not in execute.tags(cell)

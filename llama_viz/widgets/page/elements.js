@@ -23,7 +23,14 @@ function fill(node, attributes, children) {
   }
   node.append(...children);
   if (node.matches(OWN_KEYS)) keepKeys(node, true);
+  if (node.matches("input, textarea")) node.addEventListener("beforeinput", keepLineBreak);
   return node;
+}
+
+// In a cell JupyterLab takes away what Enter does: the change event of an input, the new line of a
+// textarea. It listens to beforeinput on the same element, from the key press on: we came first.
+function keepLineBreak(event) {
+  if (event.inputType === "insertLineBreak") event.stopImmediatePropagation();
 }
 
 /** While this element has the focus, JupyterLab's shortcuts (arrows, Enter, letters) are off. */

@@ -89,12 +89,16 @@ export class Connection {
     return !this.model.standsAlone;
   }
 
-  /** What the method answer_<name> of the explorer gives: {header, arrays}; rejects in one line. */
-  ask(name, parameters = {}) {
+  /** What the method answer_<name> of the explorer gives: {header, arrays}; rejects in one line.
+   *
+   * An answer that takes long tells its progress in words, and an AbortSignal stops it.
+   */
+  ask(name, parameters = {}, { progress = () => {}, signal } = {}) {
     const request = newId("request");
     return new Promise((answer, refuse) => {
-      this.waiting.set(request, { answer, refuse });
+      this.waiting.set(request, { answer, refuse, progress });
       this.model.send({ type: "ask", request, name, parameters });
+      signal?.addEventListener("abort", () => this.model.send({ type: "stop", request }));
     });
   }
 
@@ -110,8 +114,9 @@ export class Connection {
   }
 
   receive(message, buffers) {
-    const request = message.type === "answer" && this.waiting.get(message.request);
+    const request = this.waiting.get(message.request);
     if (!request) return;
+    if (message.type === "progress") return request.progress(message.text);
     this.waiting.delete(message.request);
     if (message.error) request.refuse(new Error(message.error));
     else request.answer({ header: message.header, arrays: unpack(message.arrays, buffers) });

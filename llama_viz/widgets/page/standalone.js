@@ -50,7 +50,15 @@ async function bytesOf(node) {
   const bytes = Uint8Array.from(text, (letter) => letter.charCodeAt(0));
   if (!node.hasAttribute("data-deflated")) return new DataView(bytes.buffer);
   const inflated = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-  return new DataView(await new Response(inflated).arrayBuffer());
+  const shuffled = new Uint8Array(await new Response(inflated).arrayBuffer());
+  // First bytes of all numbers, then second bytes: each number gets its own together again.
+  const size = Number(node.dataset.deflated);
+  const joined = new Uint8Array(shuffled.length);
+  const count = shuffled.length / size;
+  for (let byte = 0, from = 0; byte < size; byte++) {
+    for (let index = 0; index < count; index++) joined[index * size + byte] = shuffled[from++];
+  }
+  return new DataView(joined.buffer);
 }
 
 /** JupyterLab's sign of its theme, set here by the reader's system. */

@@ -68,23 +68,28 @@ export class TokenText {
   extend(tokens) {
     for (let position = this.spans.length; position < tokens.length; position++) {
       const token = tokens[position];
-      const span = element(
-        "span",
-        {
-          class: "lv-token",
-          role: "option",
-          id: newId("token"),
-          tabindex: position === 0 ? "0" : "-1",
-          "aria-selected": "false",
-          "data-position": position,
-          title: `position ${position}, id ${token.id}`,
-        },
-        ...tokenParts(token),
-      );
+      const span = this.span(position, token);
       this.spans.push(span);
       this.shades.push(0);
       this.element.append(...withBreaks(span, token));
     }
+  }
+
+  /** The element of a token. */
+  span(position, token) {
+    return element(
+      "span",
+      {
+        class: "lv-token",
+        role: "option",
+        id: newId("token"),
+        tabindex: position === 0 ? "0" : "-1",
+        "aria-selected": "false",
+        "data-position": position,
+        title: `position ${position}, id ${token.id}`,
+      },
+      ...tokenParts(token),
+    );
   }
 
   /** The background of each token, 0 to 1 in steps that an eye can tell apart; null clears all. */
@@ -139,5 +144,125 @@ export class TokenText {
       this.spans[this.active].focus();
     } else return;
     event.preventDefault();
+  }
+}
+
+const CHUNK = 128; // tokens, and up to half as many more until a line ends
+const LETTERS = 90; // of a line, about: so high is a chunk before it has been seen
+const LINE = 26; // pixels
+
+/** The same for thousands of tokens: only those near what is in view are elements. */
+export class LongTokenText extends TokenText {
+  constructor(options) {
+    super(options);
+    this.marks = new Map();
+    this.watching = new IntersectionObserver(
+      (entries) => {
+        for (const { target, isIntersecting } of entries) {
+          const chunk = this.chunks[target.dataset.chunk];
+          if (isIntersecting) this.build(chunk);
+          else this.empty(chunk);
+        }
+      },
+      { root: this.element, rootMargin: "300px 0px" },
+    );
+  }
+
+  fill(tokens) {
+    this.watching.disconnect();
+    this.tokens = tokens;
+    this.spans = new Array(tokens.length);
+    this.shades = new Array(tokens.length).fill(0);
+    this.values = null;
+    this.active = 0;
+    this.chunks = [];
+    this.element.replaceChildren();
+    for (let start = 0; start < tokens.length; ) {
+      let end = Math.min(start + CHUNK, tokens.length);
+      const most = Math.min(start + 1.5 * CHUNK, tokens.length);
+      while (end < most && tokens[end - 1].label !== "⏎" && tokens[end - 1].character !== "⏎") end++;
+      this.add(start, end);
+      start = end;
+    }
+    if (this.chunks.length) this.build(this.chunks[0]);
+  }
+
+  add(start, end) {
+    const letters = this.tokens.slice(start, end).reduce((sum, { label }) => sum + label.length, 0);
+    const node = element("div", { "data-chunk": this.chunks.length, role: "presentation" });
+    node.style.height = `${Math.ceil(letters / LETTERS) * LINE}px`;
+    this.chunks.push({ node, start, end, isBuilt: false });
+    this.element.append(node);
+    this.watching.observe(node);
+  }
+
+  build(chunk) {
+    if (chunk.isBuilt) return;
+    chunk.isBuilt = true;
+    chunk.node.style.height = "";
+    const spans = [];
+    for (let position = chunk.start; position < chunk.end; position++) {
+      const token = this.tokens[position];
+      const span = this.span(position, token);
+      span.setAttribute("aria-setsize", this.tokens.length);
+      span.setAttribute("aria-posinset", position + 1);
+      span.tabIndex = position === this.active ? 0 : -1;
+      span.setAttribute("aria-selected", String(position === this.active));
+      for (const [name, marked] of this.marks) span.classList.toggle(name, marked.has(position));
+      this.spans[position] = span;
+      this.shades[position] = 0;
+      this.tint(position);
+      spans.push(...withBreaks(span, token));
+    }
+    chunk.node.append(...spans);
+  }
+
+  /** Let the elements go, and keep their room; Tab comes back to the one that is picked. */
+  empty(chunk) {
+    const isActive = this.active >= chunk.start && this.active < chunk.end;
+    if (!chunk.isBuilt || isActive || chunk.node.contains(document.activeElement)) return;
+    chunk.isBuilt = false;
+    chunk.node.style.height = `${chunk.node.offsetHeight}px`;
+    chunk.node.replaceChildren();
+    this.spans.fill(undefined, chunk.start, chunk.end);
+  }
+
+  shade(values) {
+    this.values = values;
+    this.spans.forEach((span, position) => span && this.tint(position));
+  }
+
+  tint(position) {
+    const { values, shades } = this;
+    const shade = values ? Math.round(values[position] * SHADES) / SHADES : 0;
+    if (shade === shades[position]) return;
+    shades[position] = shade;
+    this.spans[position].style.setProperty("--p", shade);
+  }
+
+  mark(name, positions) {
+    const marked = new Set(positions);
+    this.marks.set(name, marked);
+    this.spans.forEach((span, position) => span?.classList.toggle(name, marked.has(position)));
+  }
+
+  /** The token that is picked comes into view, inside of the text. */
+  choose(position) {
+    if (!this.tokens?.[position]) return;
+    const before = this.spans[this.active];
+    if (before) {
+      before.tabIndex = -1;
+      before.setAttribute("aria-selected", "false");
+    }
+    this.active = position;
+    this.build(this.chunks.find(({ end }) => position < end));
+    const span = this.spans[position];
+    span.tabIndex = 0;
+    span.setAttribute("aria-selected", "true");
+    const { offsetTop: top, offsetHeight: height } = span;
+    const { scrollTop, clientHeight } = this.element;
+    if (top < scrollTop || top + height > scrollTop + clientHeight) {
+      this.element.scrollTop = top - clientHeight / 2;
+    }
   }
 }
