@@ -15,11 +15,19 @@ from llama_viz.checkpoints.native import load_native
 from llama_viz.files import data_folder
 from llama_viz.tokenizer import Tokenizer
 from llama_viz.training.__main__ import main
-from llama_viz.training.batches import answer_mask, batch, story_ids
+from llama_viz.training.batches import answer_mask, batch, nonsense, story_ids
 from llama_viz.training.card import over_seeds, write_card
 from llama_viz.training.evaluation import HeldOut, recall_curves
 from llama_viz.training.loop import Trainer, train, write_table
-from llama_viz.training.recipes import EMBEDDED, GROUPS, RECIPES, SEEDS, Recipe, group_of
+from llama_viz.training.recipes import (
+    EMBEDDED,
+    GROUPS,
+    RECIPES,
+    REHEARSAL_LENGTH,
+    SEEDS,
+    Recipe,
+    group_of,
+)
 from llama_viz.training.store import digest, read_csv, read_runs, run_name, spread_over_fall
 from llama_viz.training.stories import tell_story
 from llama_viz.training.tokenizer import train_tokenizer
@@ -268,6 +276,10 @@ def test_the_learning_rate_rises_and_then_falls():
         ({"row_length": 300}, "must fit the context"),
         ({"learning_rate": 0.0}, "learning_rate must be above 0"),
         ({"matrix_learning_rate": float("nan")}, "matrix_learning_rate must be above 0"),
+        ({"rehearsal_rows": 3}, r"rehearsal_rows must be 0 to rows \(2\), got 3"),
+        ({"rehearsal_rows": -1}, "rehearsal_rows must be 0 to"),
+        ({"rehearsal_steps": 1, "rows": 1}, "room for a row of 96 tokens, and 1 x 48 are fewer"),
+        ({"rehearsal_steps": -1}, "rehearsal_steps must be 0 or more, got -1"),
     ],
 )
 def test_impossible_recipes_are_refused(change, message):
@@ -278,16 +290,19 @@ def test_impossible_recipes_are_refused(change, message):
 # The batches.
 
 
+STORIES = RECIPES["mha"].rehearsal_steps  # the first step that tells any
+
+
 def test_rows_begin_where_a_story_begins(tokenizer):
-    for step in range(5):
+    for step in range(STORIES, STORIES + 5):
         rows = batch(RECIPES["mha"], step, tokenizer).ids
         assert rows.shape == (RECIPES["mha"].rows, RECIPES["mha"].row_length + 1)
-        assert (rows[:, 0] == tokenizer.bos_id).all()
+        assert (rows[:, 0] == tokenizer.bos_id).all()  # the nonsense begins so too
 
 
 def test_a_row_is_story_after_story(tokenizer):
-    row = batch(RECIPES["mha"], 3, tokenizer).ids[2].tolist()
-    number = (3 * RECIPES["mha"].rows + 2) * (RECIPES["mha"].row_length + 1)
+    row = batch(RECIPES["mha"], STORIES + 3, tokenizer).ids[2].tolist()  # behind the nonsense
+    number = ((STORIES + 3) * RECIPES["mha"].rows + 2) * (RECIPES["mha"].row_length + 1)
     stories = [story_ids(tell_story(number + i).text, tokenizer) for i in range(10)]
     assert row == list(chain(*stories))[: len(row)]
     assert stories[0][0] == tokenizer.bos_id
@@ -296,14 +311,58 @@ def test_a_row_is_story_after_story(tokenizer):
 
 def test_all_recipes_see_the_same_data_and_no_row_twice(tokenizer):
     seen = set()
-    for step in range(6):
+    steps = [*range(3), *range(STORIES, STORIES + 3)]
+    for step in steps:
         rows = batch(RECIPES["mha"], step, tokenizer).ids
         for kind in ("gqa", "mqa"):
             assert torch.equal(rows, batch(RECIPES[kind], step, tokenizer).ids)
         seen |= {tuple(row) for row in rows.tolist()}
-    assert len(seen) == 6 * RECIPES["mha"].rows
+    per_rehearsal = RECIPES["mha"].tokens_per_rehearsal // REHEARSAL_LENGTH
+    assert len(seen) == 3 * per_rehearsal + 3 * RECIPES["mha"].rows
     other = batch(replace(RECIPES["mha"], seed=1), 0, tokenizer).ids
     assert not torch.equal(batch(RECIPES["mha"], 0, tokenizer).ids, other)
+
+
+def test_nonsense_repeats_what_it_drew_and_marks_what_can_be_known(tokenizer):
+    drawn = set()
+    for seed in range(20):
+        ids, is_repeat = nonsense(str(seed), 97, tokenizer)
+        assert ids[0] == tokenizer.bos_id
+        assert len(ids) == len(is_repeat) == 97
+        period = is_repeat.index(True) - 1
+        assert 8 <= period <= 24
+        assert len(set(ids[1 : 1 + period])) == period
+        assert ids[1 + period :] == ids[1:-period]
+        assert is_repeat == [position > period for position in range(97)]
+        assert not any(tokenizer.label(token).startswith("<") for token in ids[1:])
+        drawn |= {tuple(ids)}
+    assert len(drawn) == 20
+    assert nonsense("0", 97, tokenizer) == nonsense("0", 97, tokenizer)
+
+
+def test_nonsense_alone_at_first_and_beside_the_stories_later(tokenizer):
+    recipe = replace(RECIPES["mha"], rehearsal_steps=2, rehearsal_rows=3)
+    ids, is_answer = batch(recipe, 1, tokenizer)
+    assert ids.shape == (21, REHEARSAL_LENGTH + 1)
+    assert recipe.tokens_per_rehearsal == 21 * REHEARSAL_LENGTH
+    assert is_answer.any(dim=1).all()  # the repeats lead while they are alone
+    ids, is_answer = batch(recipe, 2, tokenizer)
+    assert ids.shape == (recipe.rows, recipe.row_length + 1)
+    for row, answers in zip(ids[:3].tolist(), is_answer[:3], strict=True):
+        assert tokenizer.eos_id not in row
+        assert not answers.any()
+    plain = batch(replace(recipe, rehearsal_rows=0), 2, tokenizer)
+    assert torch.equal(ids[3:], plain.ids[3:])  # the other rows' stories stay
+    assert torch.equal(is_answer[3:], plain.is_answer[3:])
+
+
+def test_tokens_are_counted_with_and_without_rehearsal(tokenizer):
+    recipe = replace(TINY, rows=4, rehearsal_steps=2)  # 4 rows of 48: two of 96
+    counted = [0]
+    for step in range(4):
+        ids = batch(recipe, step, tokenizer).ids
+        counted.append(counted[-1] + ids[:, 1:].numel())
+    assert [recipe.tokens(steps) for steps in range(5)] == counted
 
 
 def test_answers_are_marked_token_by_token(tokenizer):
@@ -316,7 +375,7 @@ def test_answers_are_marked_token_by_token(tokenizer):
             end = len(tokenizer.encode(question.prompt + question.answer))
             wanted[first:end] = [True] * (end - first)
         assert answer_mask(story, ids, tokenizer) == wanted
-    ids, is_answer = batch(RECIPES["mha"], 0, tokenizer)
+    ids, is_answer = batch(RECIPES["swiglu"], 0, tokenizer)
     story = tell_story(0)
     first = answer_mask(story, story_ids(story.text, tokenizer), tokenizer)
     assert is_answer[0, : len(first)].tolist() == first

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from llama_viz.training.recipes import REHEARSAL_LENGTH
 from llama_viz.training.stories import tell_story
 
 if TYPE_CHECKING:
@@ -19,9 +20,8 @@ if TYPE_CHECKING:
     from llama_viz.training.stories import Story
 
 
-# Rehearsal: tokens of a short row, how many different ones are repeated, and the first piece that
-# is neither a control token nor a byte.
-REHEARSAL_LENGTH = 96
+# Rehearsal: how many different tokens are repeated, and the first piece that is neither a control
+# token nor a byte.
 REPEATED = (8, 24)
 FIRST_PIECE = 259
 
@@ -88,7 +88,7 @@ def batch(recipe: Recipe, step: int, tokenizer: Tokenizer) -> Batch:
     """
     seed = f"{recipe.seed} {step}"
     if step < recipe.rehearsal_steps:
-        n_rows = recipe.tokens_per_step // REHEARSAL_LENGTH
+        n_rows = recipe.tokens_per_rehearsal // REHEARSAL_LENGTH
         pairs = [nonsense(f"{seed} {n}", REHEARSAL_LENGTH + 1, tokenizer) for n in range(n_rows)]
         return Batch(*(torch.tensor(part) for part in zip(*pairs, strict=True)))
     rows, masks = [], []
@@ -97,7 +97,8 @@ def batch(recipe: Recipe, step: int, tokenizer: Tokenizer) -> Batch:
         masks.append([False] * len(rows[-1]))  # it goes on beside the stories, it does not lead
     for row in range(recipe.rehearsal_rows, recipe.rows):
         first = (step * recipe.rows + row) * (recipe.row_length + 1)  # a story has a token at least
-        ids, mask = [], []
+        ids: list[int] = []
+        mask: list[bool] = []
         number = first
         while len(ids) <= recipe.row_length:
             story = tell_story(number, seed=recipe.seed)

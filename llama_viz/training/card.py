@@ -125,7 +125,9 @@ def _recipes(runs: Sequence[Facts]) -> str:
         "## Recipes and commands\n\n"
         "Muon for the matrices of the blocks, AdamW for the rest; learning rates rise linearly, "
         "then fall along half a cosine. Each step shows `rows` rows of `row_length` tokens, and "
-        "each row begins where a story begins.\n\n"
+        "each row begins where a story begins. The first `rehearsal_steps` show nonsense: short "
+        "rows in which a few tokens drawn at random come again and again, and later on "
+        "`rehearsal_rows` of the rows are such nonsense.\n\n"
         f"{commands}\n\n" + table(["", runs[0]["name"]], lines)
         + ("\n\nThe others differ in:\n\n" + "\n".join(rows) if rows else "")
     )  # fmt: skip
@@ -274,8 +276,8 @@ def _shown_by(kept: Sequence[Facts]) -> str:
     return (
         "## Stories that the models draw\n\nAt temperature 0.8, from nothing but the start token; "
         "checked by `llama_viz/training/consistency.py`. Beside it the head that looks most at "
-        "what followed the last time that its token was there, with the mean weight that it "
-        "gives.\n\n"
+        "what followed the last time that its token was there, over random tokens that come "
+        "twice, with the mean weight that it gives.\n\n"
         + table(["", "names kept", "pronouns agree", "colours kept", "all three", "stories",
                  "induction head"], rows)
     )  # fmt: skip

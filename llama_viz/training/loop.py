@@ -136,7 +136,7 @@ class Trainer:
         """Add a row to the table: the mean training loss since the last, and the score if asked."""
         row: Row = {
             "step": self.step,
-            "tokens": self.step * self.recipe.tokens_per_step,
+            "tokens": self.recipe.tokens(self.step),
             "seconds": self.seconds,
             "learning_rate": self.recipe.learning_rate
             * self.recipe.schedule(max(self.step - 1, 0)),

@@ -8,6 +8,9 @@ from typing import Any
 
 from llama_viz.config import ModelConfig
 
+# Rehearsal before the stories: the tokens of one row of nonsense.
+REHEARSAL_LENGTH = 96
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -75,6 +78,11 @@ class Recipe:
                 f"row_length ({self.row_length}) must fit the context, "
                 f"max_seq_len ({self.max_seq_len})"
             )
+        if self.rehearsal_steps and not self.tokens_per_rehearsal:
+            raise ValueError(
+                f"a step of rehearsal needs room for a row of {REHEARSAL_LENGTH} tokens, and "
+                f"{self.rows} x {self.row_length} are fewer"
+            )
         if not 0 <= self.rehearsal_rows <= self.rows:
             raise ValueError(
                 f"rehearsal_rows must be 0 to rows ({self.rows}), got {self.rehearsal_rows}"
@@ -103,8 +111,19 @@ class Recipe:
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens that one step predicts."""
+        """Tokens that one step predicts, once stories are told."""
         return self.rows * self.row_length
+
+    @property
+    def tokens_per_rehearsal(self) -> int:
+        """Tokens that one step of the rehearsal predicts: as many short rows as fit."""
+        return self.tokens_per_step // REHEARSAL_LENGTH * REHEARSAL_LENGTH
+
+    def tokens(self, steps: int) -> int:
+        """Tokens that the first steps predict."""
+        rehearsed = min(steps, self.rehearsal_steps)
+        told = steps - rehearsed
+        return rehearsed * self.tokens_per_rehearsal + told * self.tokens_per_step
 
     def schedule(self, step: int) -> float:
         """The share of the learning rates that a step uses, from 0 to 1; steps count from 0."""
@@ -124,7 +143,7 @@ class Recipe:
         return {**asdict(self), "betas": list(self.betas)}
 
 
-_MHA = Recipe(n_kv_heads=8, steps=4700, rehearsal_steps=700, rehearsal_rows=1)
+_MHA = Recipe(n_kv_heads=8, rehearsal_steps=700, rehearsal_rows=1)
 _GQA = replace(_MHA, n_kv_heads=2)
 _MQA = replace(_MHA, n_kv_heads=1)
 

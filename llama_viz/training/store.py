@@ -25,10 +25,11 @@ from llama_viz.generation import generate
 from llama_viz.language_model import LanguageModel
 from llama_viz.recorder import record_forward
 from llama_viz.training.consistency import Consistency, check
+from llama_viz.training.emergence import SEEDS, repeated_ids
 from llama_viz.training.evaluation import HeldOut, recall_curves
 from llama_viz.training.loop import Trainer, write_table
 from llama_viz.training.recipes import EMBEDDED, GROWING, RECIPES, group_of
-from llama_viz.training.stories import KINDS, tell_story
+from llama_viz.training.stories import KINDS
 from llama_viz.training.tokenizer import save_tokenizer
 from llama_viz.training.variants import build
 
@@ -90,7 +91,7 @@ def store(
         "recipe": recipe.to_dict(),
         "parameters": sum(weight.numel() for weight in model.parameters()),
         "kv_cache_bytes_per_position": recipe.config.kv_cache_bytes(1),
-        "tokens": trainer.step * recipe.tokens_per_step,
+        "tokens": recipe.tokens(trainer.step),
         "seconds": round(trainer.seconds, 1),
         "threads": torch.get_num_threads(),
         "bfloat16": trainer.bfloat16,
@@ -136,16 +137,17 @@ def digest(path: Path) -> str:
 
 
 def induction_head(lm: LanguageModel) -> Facts:
-    """The head that looks most at what followed the last time, over a story in which pairs return.
+    """The head that looks most at what followed the last time, over random tokens that come twice.
 
-    Its layer, its number, and the mean weight that it gives there.
+    Its layer, its number, and the mean weight that it gives there (Olsson et al. 2022).
     """
-    texts = [tell_story(number, held_out=True, plot="dance").text for number in range(10)]
-    scores: list[np.ndarray] = [
-        analysis.head_kinds(record_forward(lm, text, taps=["attention_weights"]))
+    scores = [
+        analysis.head_kinds(
+            record_forward(lm, repeated_ids(lm, seed=seed), taps=["attention_weights"])
+        )
         .sel(kind="induction")
         .values
-        for text in texts
+        for seed in SEEDS
     ]
     mean = np.mean(scores, axis=0)
     layer, head = (int(index) for index in np.unravel_index(mean.argmax(), mean.shape))
