@@ -37,7 +37,7 @@ lab: environment ## open JupyterLab on the first notebook
 test: lint browser ## check everything: style, types, units, notebooks, browser
 	$(ONE_CORE) $(PYTEST) tests --ignore tests/browser $(SIDE_BY_SIDE)
 	$(ONE_CORE) $(PYTEST) notebooks --nbval --nbval-current-env --nbval-cell-timeout=120 $(SIDE_BY_SIDE)
-	$(PYTEST) tests/browser
+	$(ONE_CORE) $(PYTEST) tests/browser $(SIDE_BY_SIDE)
 
 .PHONY: notebooks
 notebooks: environment ## run all notebooks and store what they show

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -67,7 +69,7 @@ def test_predictions_are_counted():
         (480, "That is one row a step"),
         (30 * 4 * 15, "with one token more"),
         (30 * 4 * 17, "only a target"),
-        (7, "Multiply steps, rows and row_length"),
+        (7, "Multiply steps, rows and the length of a row."),
         ("1920", "one number"),
     ],
 )
@@ -75,6 +77,21 @@ def test_slips_in_predictions(answer, hint):
     verdict = exercises.predictions_learned(RECIPE, answer)
     assert not verdict.right
     assert hint in verdict.reply
+
+
+def test_predictions_of_a_run_that_rehearses_are_counted_apart():
+    recipe = replace(RECIPE, rows=8, row_length=48, max_seq_len=48, rehearsal_steps=10)
+    verdict = exercises.predictions_learned(recipe, 10 * 4 * 96 + 20 * 8 * 48)
+    assert verdict.reply == (
+        "Right: 10 steps × 4 rows × 96 positions, and 20 steps × 8 rows × 48 positions."
+    )
+    for answer, hint in (
+        (20 * 8 * 48, "The nonsense was learned from, too"),
+        (7, "the steps of nonsense and those of stories apart"),
+    ):
+        assert hint in exercises.predictions_learned(recipe, answer).reply
+    recipe = replace(recipe, rows=3)  # 144 positions: one row of 96
+    assert "read shorter rows" in exercises.predictions_learned(recipe, 30 * 3 * 48).reply
 
 
 def test_the_way_leads_from_the_first_loss_to_the_floor():

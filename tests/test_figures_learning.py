@@ -155,11 +155,14 @@ def test_what_emerges_stands_panel_over_panel_on_one_axis():
         "loss": {"gqa": curves},
         "heads": {"previous": {0: 0.02, 100: 0.1, 4000: 0.3}, "answer": {0: 0, 100: 0.2, 4000: 1}},
     }
-    figure = figures.emergence(panels, {"loss": {"floor": 0.5}})
+    figure = figures.emergence(panels, {"loss": {"floor": 0.5}}, {"stories begin": 700})
     loss, heads = panel(figure, "loss"), panel(figure, "heads")
     np.testing.assert_array_equal(line(loss, "gqa").get_xydata(), [*curves.items()])
     np.testing.assert_array_equal(line(heads, "answer").get_ydata(), [0, 0.2, 1])
     assert line(loss, "reference floor").get_ydata()[0] == 0.5
+    assert [line(each, "mark stories begin").get_xdata()[0] for each in (loss, heads)] == [700] * 2
+    names = [[text.get_text() for text in each.get_legend().get_texts()] for each in (loss, heads)]
+    assert names == [["gqa", "floor", "stories begin"], ["previous", "answer"]]  # named once
     assert loss.get_xlim() == heads.get_xlim() == (0, 4000)
     assert [label.get_text() for label in heads.get_xticklabels()] == ["0", "100", "4,000"]
     assert loss.get_position().y0 > heads.get_position().y1

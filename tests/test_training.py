@@ -317,8 +317,7 @@ def test_all_recipes_see_the_same_data_and_no_row_twice(tokenizer):
         for kind in ("gqa", "mqa"):
             assert torch.equal(rows, batch(RECIPES[kind], step, tokenizer).ids)
         seen |= {tuple(row) for row in rows.tolist()}
-    per_rehearsal = RECIPES["mha"].tokens_per_rehearsal // REHEARSAL_LENGTH
-    assert len(seen) == 3 * per_rehearsal + 3 * RECIPES["mha"].rows
+    assert len(seen) == 3 * RECIPES["mha"].short_rows + 3 * RECIPES["mha"].rows
     other = batch(replace(RECIPES["mha"], seed=1), 0, tokenizer).ids
     assert not torch.equal(batch(RECIPES["mha"], 0, tokenizer).ids, other)
 
@@ -344,7 +343,7 @@ def test_nonsense_alone_at_first_and_beside_the_stories_later(tokenizer):
     recipe = replace(RECIPES["mha"], rehearsal_steps=2, rehearsal_rows=3)
     ids, is_answer = batch(recipe, 1, tokenizer)
     assert ids.shape == (21, REHEARSAL_LENGTH + 1)
-    assert recipe.tokens_per_rehearsal == 21 * REHEARSAL_LENGTH
+    assert recipe.short_rows == 21
     assert is_answer.any(dim=1).all()  # the repeats lead while they are alone
     ids, is_answer = batch(recipe, 2, tokenizer)
     assert ids.shape == (recipe.rows, recipe.row_length + 1)

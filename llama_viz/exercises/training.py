@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llama_viz.exercises.grading import Verdict, every_digit, grade_number, grade_numbers
+from llama_viz.training.recipes import REHEARSAL_LENGTH
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,8 +49,15 @@ def logit_gradient(logits: Any, answer: Any, *, target: int) -> Verdict:
 def predictions_learned(recipe: Recipe, answer: Any) -> Verdict:
     """Grade how many next-token predictions a whole run learns from."""
     per_step = recipe.rows * recipe.row_length
-    truth = float(recipe.steps * per_step)
+    truth = float(recipe.tokens(recipe.steps))
+    rehearsed = recipe.rehearsal_steps
+    told = f"{recipe.steps - rehearsed:,} steps × {recipe.rows} rows × {recipe.row_length}"
+    short = f"{rehearsed:,} steps × {recipe.short_rows} rows × {REHEARSAL_LENGTH}"
     slips = {
+        float(
+            recipe.steps * per_step
+        ): "The steps of nonsense read shorter rows, and another number of them.",
+        float((recipe.steps - rehearsed) * per_step): "The nonsense was learned from, too.",
         float(recipe.steps): "That counts steps; each sees several rows, and every position of a "
         "row is a prediction.",
         float(per_step): "That is one step.",
@@ -65,8 +73,9 @@ def predictions_learned(recipe: Recipe, answer: Any) -> Verdict:
     return grade_number(
         answer,
         truth,
-        right=f"{recipe.steps:,} steps × {recipe.rows} rows × {recipe.row_length} positions.",
-        hint="Multiply steps, rows and row_length of the recipe.",
+        right=f"{short} positions, and {told} positions." if rehearsed else f"{told} positions.",
+        hint="Multiply steps, rows and the length of a row"
+        + ("; the steps of nonsense and those of stories apart." if rehearsed else "."),
         slips=slips,
         write=every_digit,
     )

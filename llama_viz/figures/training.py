@@ -202,12 +202,13 @@ def _name_references(panel: Axes, references: Mapping[str, float], highest: floa
 def emergence(
     panels: Mapping[str, Mapping[str, Mapping[int, float]]],
     references: Mapping[str, Mapping[str, float]] | None = None,
+    marks: Mapping[str, float] | None = None,
 ) -> Picture:
     """What a model can do at each snapshot of its training, panel over panel, on one axis of steps.
 
     panels maps a title to curves, each from a step to a number; references maps such a title to
-    numbers to compare with, dashed. The axis is logarithmic from the first step after 0 on. Raises
-    ValueError where there is nothing to draw.
+    numbers to compare with, dashed; marks maps a name to a step, dotted in all panels. The axis is
+    logarithmic from the first step after 0 on. Raises ValueError where there is nothing to draw.
     """
     steps = sorted(
         {step for curves in panels.values() for curve in curves.values() for step in curve}
@@ -229,6 +230,9 @@ def emergence(
         for name, value in (references or {}).get(title, {}).items():
             panel.axhline(value, color=style.QUIET, lw=1, ls="--", gid=f"reference {name}",
                           label=name)  # fmt: skip
+        for name, step in (marks or {}).items():
+            panel.axvline(step, color=style.QUIET, lw=1, ls=":", gid=f"mark {name}",
+                          label="" if row else name)  # fmt: skip
         panel.set_xscale("symlog", linthresh=first, linscale=0.4)
         panel.set_xlim(0, steps[-1] if steps[-1] > 0 else 1)
         shown = _spread_steps(steps)

@@ -88,8 +88,10 @@ def batch(recipe: Recipe, step: int, tokenizer: Tokenizer) -> Batch:
     """
     seed = f"{recipe.seed} {step}"
     if step < recipe.rehearsal_steps:
-        n_rows = recipe.tokens_per_rehearsal // REHEARSAL_LENGTH
-        pairs = [nonsense(f"{seed} {n}", REHEARSAL_LENGTH + 1, tokenizer) for n in range(n_rows)]
+        pairs = [
+            nonsense(f"{seed} {row}", REHEARSAL_LENGTH + 1, tokenizer)
+            for row in range(recipe.short_rows)
+        ]
         return Batch(*(torch.tensor(part) for part in zip(*pairs, strict=True)))
     rows, masks = [], []
     for row in range(recipe.rehearsal_rows):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from llama_viz.training.evaluation import Score
 
 STORY = 0  # the number of the held-out story on which heads are scored
-N_REPEATED = 40
+N_REPEATED = 20
 SEEDS = (0, 1, 2)  # of the random tokens
 
 

@@ -78,7 +78,7 @@ class Recipe:
                 f"row_length ({self.row_length}) must fit the context, "
                 f"max_seq_len ({self.max_seq_len})"
             )
-        if self.rehearsal_steps and not self.tokens_per_rehearsal:
+        if self.rehearsal_steps and not self.short_rows:
             raise ValueError(
                 f"a step of rehearsal needs room for a row of {REHEARSAL_LENGTH} tokens, and "
                 f"{self.rows} x {self.row_length} are fewer"
@@ -115,15 +115,15 @@ class Recipe:
         return self.rows * self.row_length
 
     @property
-    def tokens_per_rehearsal(self) -> int:
-        """Tokens that one step of the rehearsal predicts: as many short rows as fit."""
-        return self.tokens_per_step // REHEARSAL_LENGTH * REHEARSAL_LENGTH
+    def short_rows(self) -> int:
+        """Rows of a step that shows nonsense alone: as many as its tokens make."""
+        return self.tokens_per_step // REHEARSAL_LENGTH
 
     def tokens(self, steps: int) -> int:
         """Tokens that the first steps predict."""
         rehearsed = min(steps, self.rehearsal_steps)
-        told = steps - rehearsed
-        return rehearsed * self.tokens_per_rehearsal + told * self.tokens_per_step
+        told = (steps - rehearsed) * self.tokens_per_step
+        return rehearsed * self.short_rows * REHEARSAL_LENGTH + told
 
     def schedule(self, step: int) -> float:
         """The share of the learning rates that a step uses, from 0 to 1; steps count from 0."""
