@@ -182,7 +182,8 @@ def _keep_snapshots(folder: Path, name: str, trainer: Trainer, data: Path) -> di
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     kept = {}
-    for step in spread_over_fall(_losses_at(trainer, [*there]), N_SNAPSHOTS):
+    losses = _losses_at(trainer, [*there])
+    for step in spread_over_fall(losses, N_SNAPSHOTS, trainer.recipe.rehearsal_steps):
         kept[step] = target / f"{name}-{step:06d}.safetensors"
         shutil.copyfile(there[step], kept[step])
     return kept
@@ -198,20 +199,26 @@ def _losses_at(trainer: Trainer, steps: list[int]) -> dict[int, float]:
     return near
 
 
-def spread_over_fall(losses: dict[int, float], count: int) -> list[int]:
+def spread_over_fall(losses: dict[int, float], count: int, other_text_from: int = 0) -> list[int]:
     """`count` of the steps, first and last among them, dense where the loss falls.
 
-    losses are by step, in order. A third of the way is measured by the fall of the loss, the rest
-    by the root of the step, so that what a model learns late and quietly is not left out.
+    losses are by step, in order; behind other_text_from they are those of another text, and fall
+    anew. A third of the way is measured by the fall of the loss, the rest by the root of the step,
+    so that what a model learns late and quietly is not left out.
     """
     steps = list(losses)
     if len(steps) <= count:
         return steps
-    lowest = list(accumulate(losses.values(), min))
-    fall = (lowest[0] - lowest[-1]) or 1.0
+    fallen: list[float] = []
+    for of_this_text in (
+        [losses[step] for step in steps if step <= other_text_from],
+        [losses[step] for step in steps if step > other_text_from],
+    ):
+        before = fallen[-1] if fallen else 0.0
+        fallen += [before + of_this_text[0] - lowest for lowest in accumulate(of_this_text, min)]
     way = [
-        (lowest[0] - value) / fall / 3 + 2 / 3 * math.sqrt(step / steps[-1])
-        for value, step in zip(lowest, steps, strict=True)
+        fall / (fallen[-1] or 1.0) / 3 + 2 / 3 * math.sqrt(step / steps[-1])
+        for fall, step in zip(fallen, steps, strict=True)
     ]
     chosen: list[int] = []
     for number in range(count):
