@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from llama_viz.checkpoints.native import load_native
-from llama_viz.files import data_folder
+from llama_viz.files import data_folder, measurement
 from llama_viz.tokenizer import Tokenizer
 from llama_viz.training.__main__ import main
 from llama_viz.training.batches import answer_mask, batch, nonsense, story_ids
@@ -680,6 +680,14 @@ def test_the_stored_facts_agree_with_the_table():
         for name in ("place", "colour", "owner"):
             share = facts["right"][name] / facts["asked"][name]
             assert share == pytest.approx(float(last[f"recall_{name}"]), abs=0.15)
+
+
+def test_the_first_steps_were_taken_again_with_the_same_losses():
+    again = measurement("retraining")
+    assert again["steps"] == 200
+    assert again["compared"] == 20
+    assert again["losses"] == digest(DATA / "training" / "losses" / f"{again['run']}.csv")
+    assert again["largest_difference"] < 1e-3
 
 
 def test_the_data_folder_is_small():

@@ -248,8 +248,9 @@ def _courses(runs: Sequence[Facts], data: Path) -> str:
         rows.append(cells)
     return (
         "## How the runs went\n\nHeld-out loss, and recall of place, during training of seed 0 "
-        "(fewer stories than above); the whole course of every run is in `training/losses/`.\n\n"
-        + table(["step", *courses], rows)
+        "(fewer stories than above); the whole course of every run is in `training/losses/`. "
+        "`benchmarks/retraining.py` takes the first steps of a run again and compares the losses: "
+        "`measurements/retraining.json`.\n\n" + table(["step", *courses], rows)
     )
 
 
