@@ -163,8 +163,6 @@ TERMS: dict[str, Term] = {
              "0.", _TRANSFORMER),
         Term("induction head", "A head that finds the last time that the present token was there, "
              "and looks at what followed.", "Olsson et al. 2022"),
-        Term("attention sink", "A position, mostly the first, at which heads leave the attention "
-             "that they need nowhere else.", "Xiao et al. 2023"),
         Term("online softmax", "The softmax of a row that is read bit by bit, with a running "
              "maximum and a running sum.", "Milakov and Gimelshein 2018"),
         Term("AFT", "Attention without dot products: values are averaged with weights for each "

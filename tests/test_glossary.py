@@ -1,6 +1,7 @@
 """The glossary: found by name, shown as a table, and nothing in it that would break one."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,13 @@ def test_terms_are_defined_in_the_order_asked_for():
     assert table[0] == "| term | meaning | source |"
     assert table[2].startswith("| **query** | What a position asks for")
     assert len(table) == 4
+
+
+def test_no_term_is_defined_twice():
+    source = Path(glossary.__file__).read_text(encoding="utf-8")
+    names = re.findall(r'\bTerm\("([^"]+)",', source)
+    assert len(names) == len(glossary.TERMS)
+    assert sorted(names) == sorted(glossary.TERMS)
 
 
 def test_without_names_there_is_all():

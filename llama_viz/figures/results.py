@@ -25,22 +25,26 @@ def over_seeds(
     """Panels side by side: a dot for each seed, a line over the range, a bar at the mean.
 
     measured maps a panel's title to the values of each model, one for each seed, in the order of
-    the seeds; thin lines join the same seed where all models have equally many. Titles in
-    lower_is_better say so. Scales do not begin at 0: distances between dots count. Raises
+    the seeds; thin lines join the same seed where all models have equally many. A name tells how
+    many seeds it has, unless that differs from panel to panel. Titles in lower_is_better say so. Scales do not begin at 0: distances between dots count. Raises
     ValueError where there is nothing to draw.
     """
     names = list(dict.fromkeys(name for values in measured.values() for name in values))
     if not names:
         raise ValueError("there are no runs to draw")
     n_seeds = {
-        name: max(len(values.get(name, ())) for values in measured.values()) for name in names
+        name: {len(values[name]) for values in measured.values() if name in values}
+        for name in names
     }
-    labels = [f"{name} ({_seeds(n_seeds[name])})" for name in names]
+    labels = [
+        f"{name} ({_seeds(max(counts))})" if len(counts) == 1 else name
+        for name, counts in n_seeds.items()
+    ]
     left, bottom, gap = style.label_room(labels, style.TEXT_SIZE) + 0.4, 0.55, 0.35
     across = (style.WIDTH - left - 0.25 - gap * (len(measured) - 1)) / len(measured)
     up = ROW * max(len(names), 2) + 0.15
     figure = Picture("results over seeds", style.WIDTH, bottom + up + 0.4 + style.HEADING)
-    most = max(n_seeds.values())
+    most = max(max(counts) for counts in n_seeds.values())
     figure.heading(
         "What the runs came to, seed by seed",
         "a dot for each seed"
