@@ -26,8 +26,9 @@ def over_seeds(
 
     measured maps a panel's title to the values of each model, one for each seed, in the order of
     the seeds; thin lines join the same seed where all models have equally many. A name tells how
-    many seeds it has, unless that differs from panel to panel. Titles in lower_is_better say so. Scales do not begin at 0: distances between dots count. Raises
-    ValueError where there is nothing to draw.
+    many seeds it has, unless that differs from panel to panel. Titles in lower_is_better say so.
+    Scales do not begin at 0: distances between dots count. Raises ValueError where there is nothing
+    to draw.
     """
     names = list(dict.fromkeys(name for values in measured.values() for name in values))
     if not names:
