@@ -164,3 +164,13 @@ def test_the_first_step_above_a_level():
     assert emergence.first_above(curve, 0.1) == 100
     assert emergence.first_above(curve, 0.5) == 400
     assert emergence.first_above(curve, 0.6) is None
+
+
+def test_the_largest_move_is_found_with_its_share():
+    curve = {200: 5.0, 0: 7.0, 100: 6.5, 300: 4.0, 400: 2.0}
+    assert emergence.largest_move(curve) == (0.4, 300, 400)
+    assert emergence.largest_move({0: 9.0, 50: 3.0} | curve, since=100) == (2 / 4.5, 300, 400)
+    assert emergence.largest_move({0: 1.0, 1: 4.0, 2: 2.0}) == (3.0, 0, 1)  # there and back
+    for nowhere in ({0: 1.0}, {}, {0: 1.0, 5: 1.0}):
+        with pytest.raises(ValueError, match="no way to go from step 0"):
+            emergence.largest_move(nowhere)

@@ -685,7 +685,7 @@ def test_the_stored_facts_agree_with_the_table():
 def test_the_first_steps_were_taken_again_with_the_same_losses():
     again = measurement("retraining")
     assert again["steps"] == 200
-    assert again["compared"] == 20
+    assert again["compared"] >= 20
     assert again["losses"] == digest(DATA / "training" / "losses" / f"{again['run']}.csv")
     assert again["largest_difference"] < 1e-3
 

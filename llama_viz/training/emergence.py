@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -169,6 +170,21 @@ def along(
 def first_above(found: Mapping[int, float], level: float) -> int | None:
     """The first step at which a score is above a level; None where it never is."""
     return next((step for step in sorted(found) if found[step] > level), None)
+
+
+def largest_move(curve: Mapping[int, float], *, since: int = 0) -> tuple[float, int, int]:
+    """Between which two neighbours a curve moves most, from the step `since` on.
+
+    Returns the share of its whole way, from the first to the last, and the steps of the two. Raises
+    ValueError where there is no way: fewer than two steps, or no difference.
+    """
+    steps = [step for step in sorted(curve) if step >= since]
+    way = abs(curve[steps[-1]] - curve[steps[0]]) if len(steps) > 1 else 0.0
+    if not way:
+        raise ValueError(f"the curve has no way to go from step {since} on")
+    moves = [abs(curve[after] - curve[before]) for before, after in pairwise(steps)]
+    most = int(np.argmax(moves))
+    return moves[most] / way, steps[most], steps[most + 1]
 
 
 def without_heads(heads: Iterable[tuple[int, int]]) -> dict[str, Any]:
