@@ -2,8 +2,9 @@
 
 Such a pass multiplies one row by every weight. Two things take its time: the weights must be read
 from memory, all of them, and a hundred small operations must be started. So products are shared out
-over the threads, and projections that read the same row are joined into one product. Where somebody
-listens inside a part, that part runs as model.py has it, on the same joined weights.
+over the threads, projections that read the same row are joined into one product, and a block in
+which nobody listens starts as few operations as can be. Where somebody listens inside a part, that
+part runs as model.py has it, on the same joined weights.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llama_viz.model import Attention, FeedForward, Llama, RMSNorm, rotate
+from llama_viz.model import Attention, Block, FeedForward, Llama, RMSNorm, rotate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -41,6 +42,8 @@ def optimize(model: Llama, dtype: torch.dtype | None = None) -> None:
         elif isinstance(module, FeedForward):
             _become(OptimizedFeedForward, module).lay_out()
     JoinedWeights([model.output])
+    for block in model.blocks:
+        _become(OptimizedBlock, block).lay_out()
 
 
 @contextmanager
@@ -79,7 +82,7 @@ class JoinedWeights:
     def __init__(self, linears: Sequence[nn.Linear]) -> None:
         weight = torch.cat([linear.weight.data for linear in linears])
         n_outputs, n_inputs = weight.shape
-        self.n_shares = 0
+        self.n_shares = 0  # not cut
         if weight.dtype == torch.float32 and weight.device.type == "cpu":
             n_threads = torch.get_num_threads()
             self.n_shares = max(n for n in range(1, n_threads + 1) if n_inputs % n == 0)
@@ -118,6 +121,18 @@ class JoinedWeights:
             return F.linear(row, self.weight)
         return torch.bmm(row.reshape(self.n_shares, 1, -1), self.shares).sum(0, keepdim=True)
 
+    def flat_product(self, row: Tensor) -> Tensor:
+        """The same of a row (input,): (output,). Only where the buffer is cut into shares."""
+        if self.n_shares == 1:
+            return torch.mv(self.weight, row)
+        return torch.bmm(row.view(self.n_shares, 1, -1), self.shares).sum((0, 1))
+
+    def added(self, stream: Tensor, row: Tensor) -> Tensor:
+        """stream (output,) plus the product of a row (input,), which one kernel can do."""
+        if self.n_shares == 1:
+            return torch.addmv(stream, self.weight, row)
+        return stream + self.flat_product(row)
+
     def part(self, row: Tensor, index: int) -> Tensor:
         """What one of the Linears makes of the row; the first that asks computes it for all."""
         held = self._held  # taken once: another thread may put its own row here
@@ -143,6 +158,11 @@ def _observed(modules: Sequence[nn.Module]) -> bool:
     return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
 
 
+def _root_mean_square(row: Tensor, eps: float) -> float:
+    """Of a row (feature,), from one dot product."""
+    return (row.dot(row).item() / row.shape[0] + eps) ** 0.5
+
+
 class OptimizedNorm(RMSNorm):
     """RMSNorm that starts few operations for a single row: its mean square is one dot product."""
 
@@ -150,9 +170,7 @@ class OptimizedNorm(RMSNorm):
         is_plain = x.dtype == torch.float32 and x.device.type == "cpu" and not x.requires_grad
         if x.numel() != x.shape[-1] or not is_plain or self.rms.observed:
             return super().forward(x)
-        row = x.flatten()
-        mean_square = float(torch.dot(row, row)) / x.shape[-1]
-        return (x * self.weight).mul_((mean_square + self.eps) ** -0.5)
+        return (x * self.weight).mul_(1 / _root_mean_square(x.flatten(), self.eps))
 
 
 class OptimizedAttention(Attention):
@@ -199,3 +217,83 @@ class OptimizedFeedForward(FeedForward):
             return super().forward(x)
         gate, up = self.joined.product(x).chunk(2, dim=-1)
         return self.down(F.silu(gate) * up)
+
+
+class OptimizedBlock(Block):
+    """A block that one row passes as a whole, module by module only where somebody listens."""
+
+    one_row: OneRowBlock
+
+    def lay_out(self) -> None:
+        """Look once for what every pass over one row will need; the parts are laid out before."""
+        self.one_row = OneRowBlock(self)
+
+    def forward(self, x: Tensor, rotation: Tensor, cache: LayerCache | None = None) -> Tensor:
+        if cache is not None and self.one_row.holds_for(x, cache):
+            return self.one_row(x, rotation, cache)
+        return super().forward(x, rotation, cache)
+
+
+class OneRowBlock:
+    """The arithmetic of a block for one row, in float32 on a CPU, with nobody's taps in between.
+
+    At small sizes starting an operation takes as long as what it computes. So the row is a flat
+    one, the root mean square a number, query and key are turned where they stand, and key and value
+    enter the cache in one copy.
+    """
+
+    def __init__(self, block: Block) -> None:
+        attention, feed_forward = block.attention, block.feed_forward
+        inside = [module for module in block.modules() if module is not block]
+        self._hooks = [hooks for module in inside
+                       for hooks in (module._forward_hooks, module._forward_pre_hooks)]  # fmt: skip
+        self._places = [(module._modules, name, child) for module in block.modules()
+                        for name, child in module.named_children()]  # fmt: skip
+        # A module finds its parameters slowly; the dictionaries that hold them are their own.
+        first, second = block.attention_norm, block.feed_forward_norm
+        self._gains = (first._parameters, second._parameters)
+        self._eps = (first.eps, second.eps)
+        linears = (attention.query, attention.output, feed_forward.gate, feed_forward.down)
+        self._joined = tuple(cast("OneRowLinear", linear).joined for linear in linears)
+        self._is_cut = all(joined.n_shares for joined in self._joined)
+        # How query, key and value lie in their joined product: (shape, stride) of their views.
+        n_heads, n_kv_heads, size = attention.n_heads, attention.n_kv_heads, attention.head_dim
+        self._n_queries, kv_width = n_heads * size, n_kv_heads * size
+        n_turned, n_pairs = n_heads + n_kv_heads, size // 2
+        self._turned = (1, 1, n_turned, n_pairs), (n_turned * n_pairs, 1, n_pairs, 1)
+        self._query = (1, n_kv_heads, n_heads // n_kv_heads, size)
+        self._key_value = (2, 1, n_kv_heads, 1, size), (kv_width, kv_width, size, size, 1)
+
+    def holds_for(self, x: Tensor, cache: LayerCache) -> bool:
+        """Whether one row passes, nobody listens inside, and all is as it was laid out."""
+        if not self._is_cut or x.numel() != x.shape[-1] or x.requires_grad or any(self._hooks):
+            return False
+        for modules, name, module in self._places:
+            if modules[name] is not module:
+                return False
+        for gain in self._gains:
+            if gain["weight"] is None or gain["weight"].requires_grad:
+                return False
+        if x.dtype != torch.float32 or cache.hidden(1) is not None:
+            return False
+        return all(joined.current for joined in self._joined)
+
+    def __call__(self, x: Tensor, rotation: Tensor, cache: LayerCache) -> Tensor:
+        """x (1, 1, feature) to the same, as Block has it."""
+        query_key_value, output, gate_up, down = self._joined
+        row = x.view(-1)
+        heads = self._attend(query_key_value.flat_product(self._normed(row, 0)), rotation, cache)
+        row = output.added(row, heads)
+        gate, up = gate_up.flat_product(self._normed(row, 1)).chunk(2)
+        return down.added(row, F.silu(gate, inplace=True).mul_(up)).view(x.shape)
+
+    def _normed(self, row: Tensor, number: int) -> Tensor:
+        scale = 1 / _root_mean_square(row, self._eps[number])
+        return (row * self._gains[number]["weight"]).mul_(scale)
+
+    def _attend(self, joined: Tensor, rotation: Tensor, cache: LayerCache) -> Tensor:
+        """What the heads make of query, key and value, side by side in one row: (head_feature,)."""
+        joined.view(torch.complex64).as_strided(*self._turned).mul_(rotation)
+        query = joined[: self._n_queries].view(self._query)
+        keys, values = cache.append_both(joined.as_strided(*self._key_value, self._n_queries))
+        return F.scaled_dot_product_attention(query, keys, values).reshape(-1)
