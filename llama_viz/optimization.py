@@ -60,6 +60,7 @@ def apart(model: Llama) -> Iterator[None]:
 
 
 M = TypeVar("M", bound=nn.Module)
+Gain = dict[str, torch.Tensor]
 
 
 def _become(kind: type[M], module: nn.Module) -> M:
@@ -122,10 +123,12 @@ class JoinedWeights:
         return torch.bmm(row.reshape(self.n_shares, 1, -1), self.shares).sum(0, keepdim=True)
 
     def flat_product(self, row: Tensor) -> Tensor:
-        """The same of a row (input,): (output,). Only where the buffer is cut into shares."""
+        """The same of a row (input,): (output,)."""
+        if self.n_shares > 1:
+            return torch.bmm(row.view(self.n_shares, 1, -1), self.shares).sum((0, 1))
         if self.n_shares == 1:
             return torch.mv(self.weight, row)
-        return torch.bmm(row.view(self.n_shares, 1, -1), self.shares).sum((0, 1))
+        return F.linear(row[None], self.weight)[0]  # mv knows no kernel for bfloat16
 
     def added(self, stream: Tensor, row: Tensor) -> Tensor:
         """stream (output,) plus the product of a row (input,), which one kernel can do."""
@@ -154,23 +157,29 @@ class OneRowLinear(nn.Linear):
         return F.linear(x, self.weight)
 
 
+# Types whose numbers float32 holds exactly.
+ONE_ROW_TYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
 def _observed(modules: Sequence[nn.Module]) -> bool:
     return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
 
 
-def _root_mean_square(row: Tensor, eps: float) -> float:
-    """Of a row (feature,), from one dot product."""
-    return (row.dot(row).item() / row.shape[0] + eps) ** 0.5
+def _normed(row: Tensor, gain: Tensor, eps: float) -> Tensor:
+    """RMSNorm of a row (feature,) on a CPU: its mean square is one dot product, in float32."""
+    wide = row.float()
+    mean_square = wide.dot(wide).item() / len(wide)
+    return (wide * gain).mul_((mean_square + eps) ** -0.5).to(row.dtype)
 
 
 class OptimizedNorm(RMSNorm):
-    """RMSNorm that starts few operations for a single row: its mean square is one dot product."""
+    """RMSNorm that starts few operations for a single row on a CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
-        is_plain = x.dtype == torch.float32 and x.device.type == "cpu" and not x.requires_grad
-        if x.numel() != x.shape[-1] or not is_plain or self.rms.observed:
+        is_one_row = x.numel() == x.shape[-1] and x.is_cpu and x.dtype in ONE_ROW_TYPES
+        if not is_one_row or x.requires_grad or self.rms.observed:
             return super().forward(x)
-        return (x * self.weight).mul_(1 / _root_mean_square(x.flatten(), self.eps))
+        return _normed(x.flatten(), self.weight, self.eps).view(x.shape)
 
 
 class OptimizedAttention(Attention):
@@ -235,7 +244,7 @@ class OptimizedBlock(Block):
 
 
 class OneRowBlock:
-    """The arithmetic of a block for one row, in float32 on a CPU, with nobody's taps in between.
+    """The arithmetic of a block for one row on a CPU, with nobody's taps in between.
 
     At small sizes starting an operation takes as long as what it computes. So the row is a flat
     one, the root mean square a number, query and key are turned where they stand, and key and value
@@ -251,49 +260,54 @@ class OneRowBlock:
                         for name, child in module.named_children()]  # fmt: skip
         # A module finds its parameters slowly; the dictionaries that hold them are their own.
         first, second = block.attention_norm, block.feed_forward_norm
-        self._gains = (first._parameters, second._parameters)
+        self._gains = (cast("Gain", first._parameters), cast("Gain", second._parameters))
         self._eps = (first.eps, second.eps)
         linears = (attention.query, attention.output, feed_forward.gate, feed_forward.down)
         self._joined = tuple(cast("OneRowLinear", linear).joined for linear in linears)
-        self._is_cut = all(joined.n_shares for joined in self._joined)
+        weight = attention.query.weight
+        self._is_possible = weight.device.type == "cpu" and weight.dtype in ONE_ROW_TYPES
         # How query, key and value lie in their joined product: (shape, stride) of their views.
         n_heads, n_kv_heads, size = attention.n_heads, attention.n_kv_heads, attention.head_dim
         self._n_queries, kv_width = n_heads * size, n_kv_heads * size
-        n_turned, n_pairs = n_heads + n_kv_heads, size // 2
-        self._turned = (1, 1, n_turned, n_pairs), (n_turned * n_pairs, 1, n_pairs, 1)
+        self._n_turned = self._n_queries + kv_width
+        self._pairs = (1, 1, n_heads + n_kv_heads, size // 2)
         self._query = (1, n_kv_heads, n_heads // n_kv_heads, size)
         self._key_value = (2, 1, n_kv_heads, 1, size), (kv_width, kv_width, size, size, 1)
 
     def holds_for(self, x: Tensor, cache: LayerCache) -> bool:
         """Whether one row passes, nobody listens inside, and all is as it was laid out."""
-        if not self._is_cut or x.numel() != x.shape[-1] or x.requires_grad or any(self._hooks):
+        if not self._is_possible or x.numel() != x.shape[-1] or x.requires_grad:
+            return False
+        if any(self._hooks) or cache.hidden(1) is not None:
             return False
         for modules, name, module in self._places:
             if modules[name] is not module:
                 return False
         for gain in self._gains:
-            if gain["weight"] is None or gain["weight"].requires_grad:
+            weight = gain["weight"]
+            if weight is None or weight.dtype != x.dtype or weight.requires_grad:
                 return False
-        if x.dtype != torch.float32 or cache.hidden(1) is not None:
-            return False
         return all(joined.current for joined in self._joined)
 
     def __call__(self, x: Tensor, rotation: Tensor, cache: LayerCache) -> Tensor:
         """x (1, 1, feature) to the same, as Block has it."""
         query_key_value, output, gate_up, down = self._joined
+        (first, second), (first_eps, second_eps) = self._gains, self._eps
         row = x.view(-1)
-        heads = self._attend(query_key_value.flat_product(self._normed(row, 0)), rotation, cache)
+        normed = _normed(row, first["weight"], first_eps)
+        heads = self._attend(query_key_value.flat_product(normed), rotation, cache)
         row = output.added(row, heads)
-        gate, up = gate_up.flat_product(self._normed(row, 1)).chunk(2)
+        normed = _normed(row, second["weight"], second_eps)
+        gate, up = gate_up.flat_product(normed).chunk(2)
         return down.added(row, F.silu(gate, inplace=True).mul_(up)).view(x.shape)
-
-    def _normed(self, row: Tensor, number: int) -> Tensor:
-        scale = 1 / _root_mean_square(row, self._eps[number])
-        return (row * self._gains[number]["weight"]).mul_(scale)
 
     def _attend(self, joined: Tensor, rotation: Tensor, cache: LayerCache) -> Tensor:
         """What the heads make of query, key and value, side by side in one row: (head_feature,)."""
-        joined.view(torch.complex64).as_strided(*self._turned).mul_(rotation)
+        before = joined[: self._n_turned]
+        turned = before.float()  # itself where it is float32
+        turned.view(torch.complex64).view(self._pairs).mul_(rotation)
+        if turned is not before:
+            before.copy_(turned)
         query = joined[: self._n_queries].view(self._query)
         keys, values = cache.append_both(joined.as_strided(*self._key_value, self._n_queries))
         return F.scaled_dot_product_attention(query, keys, values).reshape(-1)
