@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from llama_viz.model import Attention, Block, FeedForward, Llama, RMSNorm, rotate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from llama_viz.kv_cache import LayerCache
 
@@ -161,8 +161,12 @@ class OneRowLinear(nn.Linear):
 ONE_ROW_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-def _observed(modules: Sequence[nn.Module]) -> bool:
-    return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+def _is_touched(parts: Mapping[str, nn.Module | None], inside: Mapping[str, nn.Module]) -> bool:
+    """Whether somebody listens to one of these parts, or has put another in its place."""
+    return any(
+        parts[name] is not module or module._forward_hooks or module._forward_pre_hooks
+        for name, module in inside.items()
+    )
 
 
 def _normed(row: Tensor, gain: Tensor, eps: float) -> Tensor:
@@ -186,18 +190,19 @@ class OptimizedAttention(Attention):
     """Attention with one product for query, key and value, while nobody listens inside."""
 
     joined: JoinedWeights
-    inside: tuple[nn.Module, ...]
+    inside: dict[str, nn.Module]
 
     def lay_out(self) -> None:
         """Join the three projections, and store the output's weight so that it can be shared."""
-        projections = (self.query, self.key, self.value)
-        taps = (self.query_rotated, self.key_rotated, self.scores, self.weights, self.head_output)
-        self.joined, self.inside = JoinedWeights(projections), (*projections, *taps)
+        self.joined = JoinedWeights([self.query, self.key, self.value])
         JoinedWeights([self.output])
+        self.inside = {name: part for name, part in self.named_children() if name != "output"}
 
     def forward(self, x: Tensor, rotation: Tensor, cache: LayerCache | None = None) -> Tensor:
         is_one_row = x.shape[0] * x.shape[1] == 1
-        if not is_one_row or cache is None or _observed(self.inside) or not self.joined.current:
+        if not is_one_row or cache is None or _is_touched(self._modules, self.inside):
+            return super().forward(x, rotation, cache)
+        if not self.joined.current:
             return super().forward(x, rotation, cache)
         heads = self.joined.product(x).view(1, 1, -1, self.head_dim)
         turned, value = heads.tensor_split([self.n_heads + self.n_kv_heads], dim=2)
@@ -211,18 +216,17 @@ class OptimizedFeedForward(FeedForward):
     """SwiGLU with one product for gate and up, while nobody listens inside."""
 
     joined: JoinedWeights
-    inside: tuple[nn.Module, ...]
+    inside: dict[str, nn.Module]
 
     def lay_out(self) -> None:
         """Join gate and up, and store the weight of down so that it can be shared."""
-        projections = (self.gate, self.up)
-        self.joined = JoinedWeights(projections)
-        self.inside = (*projections, self.neuron_activation)
+        self.joined = JoinedWeights([self.gate, self.up])
         JoinedWeights([self.down])
+        self.inside = {name: part for name, part in self.named_children() if name != "down"}
 
     def forward(self, x: Tensor) -> Tensor:
         is_one_row = x.shape[0] * x.shape[1] == 1
-        if not is_one_row or _observed(self.inside) or not self.joined.current:
+        if not is_one_row or _is_touched(self._modules, self.inside) or not self.joined.current:
             return super().forward(x)
         gate, up = self.joined.product(x).chunk(2, dim=-1)
         return self.down(F.silu(gate) * up)
