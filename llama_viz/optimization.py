@@ -136,10 +136,15 @@ class JoinedWeights:
             return torch.addmv(stream, self.weight, row)
         return stream + self.flat_product(row)
 
-    def part(self, row: Tensor, index: int) -> Tensor:
-        """What one of the Linears makes of the row; the first that asks computes it for all."""
+    def part(self, row: Tensor, index: int) -> Tensor | None:
+        """What one of the Linears makes of the row; the first that asks computes it for all.
+
+        None where the buffer is not current.
+        """
         held = self._held  # taken once: another thread may put its own row here
         if held is None or held[0] is not row:
+            if not self.current:
+                return None
             held = (row, self.product(row).split(self._sizes, dim=-1))
         self._held = held if index + 1 < len(self._sizes) else None
         return held[1][index]
@@ -152,8 +157,10 @@ class OneRowLinear(nn.Linear):
     index: int
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dim() == 3 and x.numel() == self.in_features and self.joined.current:
-            return self.joined.part(x, self.index)
+        if x.dim() == 3 and x.numel() == self.in_features:
+            part = self.joined.part(x, self.index)
+            if part is not None:
+                return part
         return F.linear(x, self.weight)
 
 
@@ -181,9 +188,15 @@ class OptimizedNorm(RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         is_one_row = x.numel() == x.shape[-1] and x.is_cpu and x.dtype in ONE_ROW_TYPES
-        if not is_one_row or x.requires_grad or self.rms.observed:
+        if not is_one_row or x.requires_grad:
             return super().forward(x)
-        return _normed(x.flatten(), self.weight, self.eps).view(x.shape)
+        row = x.flatten()
+        if not self.rms.observed:
+            return _normed(row, self.weight, self.eps).view(x.shape)
+        wide = row.float()
+        mean_square = wide.dot(wide) / len(wide)
+        rms = self.rms((mean_square + self.eps).sqrt().view(x.shape[:-1]))
+        return (x.float() / rms[..., None]).to(x.dtype) * self.weight
 
 
 class OptimizedAttention(Attention):
