@@ -176,11 +176,15 @@ def _is_touched(parts: Mapping[str, nn.Module | None], inside: Mapping[str, nn.M
     )
 
 
+def _root_mean_square(row: Tensor, eps: float) -> float:
+    """Of a row (feature,) in float32 on a CPU, from one dot product."""
+    return (row.dot(row).item() / len(row) + eps) ** 0.5
+
+
 def _normed(row: Tensor, gain: Tensor, eps: float) -> Tensor:
-    """RMSNorm of a row (feature,) on a CPU: its mean square is one dot product, in float32."""
+    """RMSNorm of a row (feature,) on a CPU."""
     wide = row.float()
-    mean_square = wide.dot(wide).item() / len(wide)
-    return (wide * gain).mul_((mean_square + eps) ** -0.5).to(row.dtype)
+    return (wide * gain).mul_(1 / _root_mean_square(wide, eps)).to(row.dtype)
 
 
 class OptimizedNorm(RMSNorm):
@@ -193,10 +197,9 @@ class OptimizedNorm(RMSNorm):
         row = x.flatten()
         if not self.rms.observed:
             return _normed(row, self.weight, self.eps).view(x.shape)
-        wide = row.float()
-        mean_square = wide.dot(wide) / len(wide)
-        rms = self.rms((mean_square + self.eps).sqrt().view(x.shape[:-1]))
-        return (x.float() / rms[..., None]).to(x.dtype) * self.weight
+        wide = x.float()
+        rms = self.rms(wide.new_full(x.shape[:-1], _root_mean_square(row.float(), self.eps)))
+        return (wide / rms[..., None]).to(x.dtype) * self.weight
 
 
 class OptimizedAttention(Attention):
