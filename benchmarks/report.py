@@ -48,7 +48,10 @@ def _times(low: float, median: float, high: float) -> str:
 
 
 def decoding() -> str:
-    """Tokens a second of every program, and how many times transformers' that is."""
+    """Tokens a second of every program, and how many times transformers' that is.
+
+    Behind "after" stand the seconds that a program took once, before its first token.
+    """
     stored = measured("decoding")
     shapes, n_new = stored["shapes"], stored["new_tokens"]
     names = list(dict.fromkeys(name for rows in shapes.values() for name in rows))
@@ -61,7 +64,9 @@ def decoding() -> str:
                 continue
             speed = n_new[shape] / found[name]["seconds"]
             ratio = "" if name == PEER else f", {_times(*found[name]['times'])}"
-            cells.append(f"{speed:.0f}{ratio}")
+            before = found[name].get("before")
+            waits = "" if before is None else f", after {before:.0f} s"
+            cells.append(f"{speed:.0f}{ratio}{waits}")
         rows.append(cells)
     return table(["tokens a second", *shapes], rows)
 

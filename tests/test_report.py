@@ -126,6 +126,19 @@ def test_a_table_is_there_once_it_was_measured(report, measurements):
     assert report.text() == without
 
 
+def test_what_was_compiled_says_how_long_that_took(report, measurements):
+    stored = report.measured("decoding")
+    stored["shapes"]["S"]["llama_viz, compiled"] = {
+        "seconds": 256 / 400, "times": [1.5, 1.6, 1.75], "before": 41.4,
+    }  # fmt: skip
+    (measurements / "decoding.json").write_text(json.dumps(stored), encoding="utf-8")
+    row = "| llama_viz, compiled | 400, x1.60 (1.50 to 1.75), after 41 s |"
+    assert row in report.decoding()
+    del stored["shapes"]["S"]["llama_viz, compiled"]["before"]
+    (measurements / "decoding.json").write_text(json.dumps(stored), encoding="utf-8")
+    assert row.replace(", after 41 s", "") in report.decoding()
+
+
 def test_what_the_kernel_answered_is_a_row_of_its_own(report, measurements):
     stored = {**MORE["long_context"][0], "answer_ms": SPREAD}
     (measurements / "long_context.json").write_text(json.dumps(stored), encoding="utf-8")
