@@ -18,20 +18,21 @@ class LayerCache:
 
     def __init__(self, cache: KVCache) -> None:
         self._cache = cache
-        # Keys, then values, in one buffer: what is appended to both can be one copy.
-        self._rows: Tensor | None = None
+        self._both: Tensor | None = None  # one buffer, of which keys and values are the halves
+        self._keys: Tensor | None = None
+        self._values: Tensor | None = None
         self._dropped: Tensor | None = None
         self.length = 0
 
     @property
     def keys(self) -> Tensor | None:
         """Rotated keys held, (batch, key_value_head, position, head_feature); None before any."""
-        return None if self._rows is None else self._rows[0, :, :, : self.length]
+        return None if self._keys is None else self._keys[:, :, : self.length]
 
     @property
     def values(self) -> Tensor | None:
         """The values held, (batch, key_value_head, position, head_feature); None before any."""
-        return None if self._rows is None else self._rows[1, :, :, : self.length]
+        return None if self._values is None else self._values[:, :, : self.length]
 
     @property
     def dropped(self) -> Tensor | None:
@@ -49,13 +50,13 @@ class LayerCache:
         sees it.
         """
         hidden = None if self.dropped is None else self.dropped[None, :, None]
-        if self._cache.padding is None or self._rows is None:
+        if self._cache.padding is None or self._keys is None:
             return hidden
-        padding = self._cache.padding.to(self._rows.device)
+        padding = self._cache.padding.to(self._keys.device)
         key = torch.arange(self.length, device=padding.device)
         query = key[-n_queries:, None]
         padded = (key < padding[:, None, None]) & (key != query)
-        padded = padded[:, None].expand(-1, self._rows.shape[2], -1, -1)
+        padded = padded[:, None].expand(-1, self._keys.shape[1], -1, -1)
         return padded if hidden is None else padded | hidden
 
     @property
@@ -75,50 +76,51 @@ class LayerCache:
     @property
     def bytes_reserved(self) -> int:
         """Bytes of the buffers, held or not."""
-        return 0 if self._rows is None else self._rows.nbytes
+        return 0 if self._keys is None else 2 * self._keys.nbytes
 
     def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Write new rows after the cache's length and return all keys and values up to them.
 
         key and value: (batch, key_value_head, position, head_feature), the new positions only.
         """
-        if self._rows is None:
-            self._rows = self._cache._reserve(key)
+        if self._keys is None or self._values is None:
+            self._both = self._cache._reserve(key)
+            self._keys, self._values = self._both
         start, end = self._grow(key.shape[2])
-        self._rows[0, :, :, start:end] = key
-        self._rows[1, :, :, start:end] = value
-        return self._rows[0, :, :, :end], self._rows[1, :, :, :end]
+        self._keys[:, :, start:end] = key
+        self._values[:, :, start:end] = value
+        return self._keys[:, :, :end], self._values[:, :, :end]
 
     def append_both(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """append() of keys and values that lie in one tensor, in one copy.
 
         rows: (2, batch, key_value_head, position, head_feature), first the keys.
         """
-        if self._rows is None:
-            self._rows = self._cache._reserve(rows[0])
+        if self._both is None:
+            return self.append(rows[0], rows[1])
         start, end = self._grow(rows.shape[3])
-        self._rows.narrow(3, start, end - start).copy_(rows)
-        keys, values = self._rows.narrow(3, 0, end).unbind()
+        self._both.narrow(3, start, end - start).copy_(rows)
+        keys, values = self._both.narrow(3, 0, end).unbind()
         return keys, values
 
     def _grow(self, n_positions: int) -> tuple[int, int]:
-        """Take in that many new positions: from where to where."""
+        """Take in so many new positions: from where to where."""
         start = self._cache.length
-        self.length = end = start + n_positions
+        end = self.length = start + n_positions
         if self._dropped is not None:
             self._dropped[:, start:end] = False
         return start, end
 
     def drop(self, kv_heads: Tensor, positions: Tensor) -> None:
         """Let attention no longer see these rows, of every text in the batch."""
-        if self._rows is None:
+        if self._keys is None:
             raise ValueError("the cache is empty: there is nothing to drop")
         if not len(positions):
             return
         if self._dropped is None:
-            shape = self._rows.shape[2:4]
+            shape = self._keys.shape[1:3]
             with torch.inference_mode(False):  # so that any later pass may write to it
-                self._dropped = torch.zeros(shape, dtype=torch.bool, device=self._rows.device)
+                self._dropped = torch.zeros(shape, dtype=torch.bool, device=self._keys.device)
         self._dropped[kv_heads[:, None], positions] = True
 
 
@@ -203,7 +205,7 @@ class KVCache:
         return torch.tensor(rows)
 
     def _reserve(self, like: Tensor) -> Tensor:
-        """Room for the keys and values of a layer."""
+        """Room for the keys and the values of a layer."""
         shape = (2, self.batch_size, self.config.n_kv_heads, self.capacity, self.config.head_dim)
         dtype, device = self._dtype or like.dtype, self._device or like.device
         return torch.zeros(shape, dtype=dtype, device=device)
