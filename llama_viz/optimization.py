@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules import module as hooks_of_all
 
 from llama_viz.model import Attention, Block, FeedForward, Llama, RMSNorm, rotate
 
@@ -97,7 +98,8 @@ class JoinedWeights:
             weight = weight.t()
         self.weight = weight
         self._sizes = [linear.out_features for linear in linears]
-        self._held: tuple[Tensor, tuple[Tensor, ...]] | None = None
+        # A row, who asked for it last, and the products of all.
+        self._held: tuple[Tensor, int, tuple[Tensor, ...]] | None = None
         self.n_apart = 0  # how many ask that nothing be joined
         parts = weight.split(self._sizes)
         for index, (linear, part) in enumerate(zip(linears, parts, strict=True)):
@@ -141,18 +143,18 @@ class JoinedWeights:
             return torch.addmv(stream, self.weight, row)
         return stream + self.flat_product(row)
 
-    def part(self, row: Tensor, index: int) -> Tensor | None:
+    def part(self, row: Tensor, index: int) -> Tensor:
         """What one of the Linears makes of the row; the first that asks computes it for all.
 
-        None where the buffer is not current.
+        They are asked in their order. Who asks again gets a new product: weights may have changed.
         """
         held = self._held  # taken once: another thread may put its own row here
-        if held is None or held[0] is not row:
-            if not self.current:
-                return None
-            held = (row, self.product(row).split(self._sizes, dim=-1))
-        self._held = held if index + 1 < len(self._sizes) else None
-        return held[1][index]
+        if held is not None and held[0] is row and held[1] < index:
+            parts = held[2]
+        else:
+            parts = self.product(row).split(self._sizes, dim=-1)
+        self._held = (row, index, parts) if index + 1 < len(self._sizes) else None
+        return parts[index]
 
 
 class OneRowLinear(nn.Linear):
@@ -162,10 +164,8 @@ class OneRowLinear(nn.Linear):
     index: int
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dim() == 3 and x.numel() == self.in_features:
-            part = self.joined.part(x, self.index)
-            if part is not None:
-                return part
+        if x.dim() == 3 and x.numel() == self.in_features and self.joined.current:
+            return self.joined.part(x, self.index)
         return F.linear(x, self.weight)
 
 
@@ -279,8 +279,10 @@ class OneRowBlock:
     def __init__(self, block: Block) -> None:
         attention, feed_forward = block.attention, block.feed_forward
         inside = [module for module in block.modules() if module is not block]
+        # Those of single modules, and those that PyTorch hangs on all modules there are.
         self._hooks = [hooks for module in inside
                        for hooks in (module._forward_hooks, module._forward_pre_hooks)]  # fmt: skip
+        self._hooks += [hooks_of_all._global_forward_hooks, hooks_of_all._global_forward_pre_hooks]
         self._places = [(module._modules, name, child) for module in block.modules()
                         for name, child in module.named_children()]  # fmt: skip
         # A module finds its parameters slowly; the dictionaries that hold them are their own.

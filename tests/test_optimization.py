@@ -270,6 +270,28 @@ def test_gradients_are_those_of_the_plain_model():
         torch.testing.assert_close(ours, theirs)
 
 
+def test_who_asks_again_sees_weights_that_changed():
+    _, optimized = both("gqa")
+    attention = optimized.model.blocks[0].attention
+    row = torch.randn(1, 1, 48)
+    for linear in (attention.query, attention.key, attention.value):
+        assert float(linear(row).abs().sum()) > 0
+        linear.weight.zero_()
+        assert float(linear(row).abs().sum()) == 0
+
+
+def test_hooks_on_all_modules_are_heard_inside_blocks(whole_blocks):
+    _, optimized = both("gqa")
+    heard = []
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda m, a, o: heard.append(m))
+    lv.generate(optimized, [1, 2, 3], 3)
+    handle.remove()
+    assert not whole_blocks
+    assert heard.count(optimized.model.blocks[1].feed_forward.down) == 3
+    lv.generate(optimized, [1, 2, 3], 3)
+    assert len(whole_blocks) == 2 * 3
+
+
 def test_any_shape_of_one_row_is_multiplied():
     _, optimized = both("gqa")
     linear = optimized.model.blocks[0].attention.query
