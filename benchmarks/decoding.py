@@ -1,11 +1,12 @@
 """How many tokens a second are written, beside transformers, TransformerLens and llama2.c.
 
-    python benchmarks/decoding.py [--shapes S M L] [--rounds 7] [--llama2c FOLDER]
+    python benchmarks/decoding.py [--shapes S M L] [--rounds 7] [--compile] [--llama2c FOLDER]
 
 Writes data/measurements/decoding.json, which benchmarks/report.py puts into the README. Prompts of
 32 tokens, greedy, float32 where nothing else is said, batch 1, random weights of three shapes. All
-runs of a shape take turns. FOLDER is a checkout of llama2.c; its run.c is compiled with gcc -Ofast
-and OpenMP into a temporary folder.
+runs of a shape take turns. --compile adds our plain model through torch.compile, which takes up to
+minutes before its first token: they are stored beside its speed. FOLDER is a checkout of llama2.c;
+its run.c is compiled with gcc -Ofast and OpenMP into a temporary folder.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import re
 import struct
 import subprocess
 import tempfile
+import time
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -28,6 +30,7 @@ from interleaved import (
     in_turns,
     machine,
     random_model,
+    rounded,
     summary,
 )
 
@@ -37,23 +40,40 @@ from llama_viz.files import store_measurement
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from llama_viz.model import Llama
+
 PEER = "transformers"
+COMPILED = "llama_viz, compiled"
 N_PROMPT = 32
 N_NEW = {"S": 256, "M": 256, "L": 64}
 
 
 def ours(shape: str, prompt: list[int], n_new: int) -> dict[str, Callable[[], object]]:
-    """Our runs: plain as loaded, optimized, in bfloat16, and with the four signals recorded."""
-    plain = random_model(shape)
-    fast, half = random_model(shape).optimize(), random_model(shape).optimize(torch.bfloat16)
+    """Our runs: plain as loaded, optimized, in 16 bits, and with the four signals recorded."""
+    plain, fast = random_model(shape), random_model(shape).optimize()
+    half = random_model(shape).optimize(torch.float16)
+    brain = random_model(shape).optimize(torch.bfloat16)
     return {
         "llama_viz": lambda: lv.generate(plain, prompt, n_new),
         "llama_viz, optimized": lambda: lv.generate(fast, prompt, n_new),
-        "llama_viz, optimized, bfloat16": lambda: lv.generate(half, prompt, n_new),
+        "llama_viz, optimized, float16": lambda: lv.generate(half, prompt, n_new),
+        "llama_viz, optimized, bfloat16": lambda: lv.generate(brain, prompt, n_new),
         "llama_viz, optimized, four signals recorded": lambda: lv.record(
             fast, prompt, n_new, taps=lv.SIGNALS, memory_limit=None
         ),
     }
+
+
+def compiled(shape: str, prompt: list[int], n_new: int) -> tuple[Callable[[], object], float]:
+    """Our plain model through torch.compile, and the seconds until it has written three tokens.
+
+    Lengths are symbols (dynamic): else every length would be compiled anew.
+    """
+    lm = random_model(shape)
+    lm.model = cast("Llama", torch.compile(lm.model, dynamic=True))
+    began = time.perf_counter()
+    lv.generate(lm, prompt, 3)  # the prefill, a step, and a step in which nothing is new
+    return lambda: lv.generate(lm, prompt, n_new), time.perf_counter() - began
 
 
 def peers(shape: str, prompt: list[int], n_new: int) -> dict[str, Callable[[], object]]:
@@ -126,6 +146,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--shapes", nargs="*", default=list(N_NEW), choices=list(N_NEW))
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--compile", action="store_true", help="also through torch.compile")
     parser.add_argument("--llama2c", type=Path, help="a checkout of llama2.c")
     arguments = parser.parse_args()
     measured = {}
@@ -136,7 +157,11 @@ def main() -> None:
             runs = {**peers(shape, prompt, n_new), **ours(shape, prompt, n_new)}
             if arguments.llama2c is not None:
                 runs |= llama2c(shape, n_new, arguments.llama2c, Path(folder))
+            if arguments.compile:
+                runs[COMPILED], before = compiled(shape, prompt, n_new)
             measured[shape] = summary(in_turns(runs, arguments.rounds), PEER)
+            if arguments.compile:
+                measured[shape][COMPILED]["before"] = rounded(before)
             for name, one in measured[shape].items():
                 print(f"{shape} {name:45} {n_new / one['seconds']:7.0f} tokens/s  x{one['times']}")
     store_measurement(

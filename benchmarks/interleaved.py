@@ -29,12 +29,12 @@ SHAPES: dict[str, dict[str, Any]] = {
 CONTEXT = 512
 
 
-def random_model(shape: str) -> lv.LanguageModel:
+def random_model(shape: str, context: int = CONTEXT) -> lv.LanguageModel:
     """A model of a shape with random weights: what the weights are makes no product slower.
 
     Its Linears' weights stand column by column, as load() leaves them.
     """
-    config = lv.ModelConfig(max_seq_len=CONTEXT, **SHAPES[shape])
+    config = lv.ModelConfig(max_seq_len=context, **SHAPES[shape])
     model = initialize(Llama(config), torch.Generator().manual_seed(0)).eval()
     for module in model.modules():
         if isinstance(module, torch.nn.Linear):

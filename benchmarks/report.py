@@ -2,6 +2,8 @@
 
 python benchmarks/report.py           # prints the tables and draws benchmarks/decoding.svg
 python benchmarks/report.py --write   # and puts them into README.md, between its marks
+
+Decoding, recording and startup are always there; what else was measured has its table, too.
 """
 
 from __future__ import annotations
@@ -30,6 +32,11 @@ def measured(name: str) -> dict[str, Any]:
     return json.loads((data_folder() / "measurements" / f"{name}.json").read_text("utf-8"))
 
 
+def is_measured(name: str) -> bool:
+    """Whether a benchmark has stored anything."""
+    return (data_folder() / "measurements" / f"{name}.json").exists()
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table, all columns but the first to the right."""
     marks = ["---", *["---:"] * (len(header) - 1)]
@@ -41,7 +48,10 @@ def _times(low: float, median: float, high: float) -> str:
 
 
 def decoding() -> str:
-    """Tokens a second of every program, and how many times transformers' that is."""
+    """Tokens a second of every program, and how many times transformers' that is.
+
+    Behind "after" stand the seconds that a program took once, before its first token.
+    """
     stored = measured("decoding")
     shapes, n_new = stored["shapes"], stored["new_tokens"]
     names = list(dict.fromkeys(name for rows in shapes.values() for name in rows))
@@ -54,7 +64,9 @@ def decoding() -> str:
                 continue
             speed = n_new[shape] / found[name]["seconds"]
             ratio = "" if name == PEER else f", {_times(*found[name]['times'])}"
-            cells.append(f"{speed:.0f}{ratio}")
+            before = found[name].get("before")
+            waits = "" if before is None else f", after {before:.0f} s"
+            cells.append(f"{speed:.0f}{ratio}{waits}")
         rows.append(cells)
     return table(["tokens a second", *shapes], rows)
 
@@ -88,6 +100,107 @@ def startup() -> str:
     return table(["import of", "seconds"], rows)
 
 
+def length() -> str:
+    """What a token costs, and what each position that is held adds to it."""
+    stored = measured("length")
+    rows = []
+    for shape, row in stored["shapes"].items():
+        n_bytes = row["bytes_per_position"]
+        read = n_bytes / stored["bytes_per_second"]
+        rows.append([
+            shape, f"{1e3 * row['a'][1]:.2f} ms", f"{1e6 * row['b'][1]:.2f} µs "
+            f"({1e6 * row['b'][0]:.2f} to {1e6 * row['b'][2]:.2f})",
+            f"{n_bytes:,} B, {1e6 * read:.2f} µs",
+        ])  # fmt: skip
+    lengths = list(next(iter(stored["shapes"].values()))["seconds"])
+    return (
+        f"A token after more and more others ({int(lengths[0]):,} to {int(lengths[-1]):,} "
+        "positions, optimized): a straight line a + b x length, fitted in each of "
+        f"{stored['rounds']} rounds (medians, quartiles of b). Beside b stands what must be read "
+        f"of the KV cache for a position, and how long that takes at "
+        f"{stored['bytes_per_second'] / 1e9:.0f} GB a second.\n\n"
+        + table(["", "a", "b, a position", "its bytes in the cache"], rows)
+    )
+
+
+def explorer_latency() -> str:
+    """Sizes of pages that stand alone, and how fast they answer; BertViz's where it was there."""
+    stored = measured("explorer_latency")
+    parts = []
+    if stored.get("events"):
+        shapes = stored["events"]
+        rows = [
+            ["one page", *(f"{found['megabytes']:.1f} MB" for found in shapes.values())],
+            ["saved in", *(f"{found['seconds_to_save']:.1f} s" for found in shapes.values())],
+            ["opens in", *(f"{found['seconds_to_open']:.2f} s" for found in shapes.values())],
+        ]
+        for action in next(iter(shapes.values()))["actions"]:
+            answers = (found["actions"][action] for found in shapes.values())
+            rows.append([action, *(_milliseconds(
+                answer["median_ms"], answer["lowest_ms"], answer["highest_ms"]
+            ) for answer in answers)])  # fmt: skip
+        parts.append(
+            "The attention explorer as a page that stands alone: from an event to the end of the "
+            "frame that shows what came of it (median, lowest and highest).\n\n"
+            + table(["", *shapes], rows)
+        )
+    if stored.get("bertviz"):
+        lengths = {n: found for n, found in stored["bertviz"].items() if n != "version"}
+        names = next(iter(lengths.values()))
+        rows = [[name, *(_page(found[name]) for found in lengths.values())] for name in names]
+        header = [f"{n} tokens" for n in lengths]
+        parts.append(
+            f"The same attention, 6 layers x 8 heads, beside BertViz "
+            f"{stored['bertviz']['version']}: size, seconds to make and seconds until drawn.\n\n"
+            + table(["one page", *header], rows)
+        )
+    return "\n\n".join(parts)
+
+
+def _milliseconds(median: float, low: float, high: float) -> str:
+    return f"{median:.0f} ms ({low:.0f} to {high:.0f})"
+
+
+def _page(found: dict[str, Any]) -> str:
+    drawn = found["seconds_to_draw"]
+    is_drawn = "not drawn" if drawn is None else f"{drawn:.2f} s"
+    return f"{found['bytes'] / 1e6:.1f} MB, {found['seconds_to_make']:.2f} s, {is_drawn}"
+
+
+def long_context() -> str:
+    """Memory, seconds and answers of one long text in JupyterLab."""
+    stored = measured("long_context")
+    rows = [
+        ["memory of the kernel at most", f"{stored['gigabytes']:.2f} GB"],
+        ["recorded in", f"{stored['seconds_to_record']:.1f} s"],
+        ["all maps pooled in", f"{stored['seconds_to_pool']:.1f} s"],
+    ]
+    answers = {"kernel answers meanwhile": stored["answer_ms"], **stored["actions"]}
+    rows += [
+        [name, _milliseconds(answer["median"], answer["lowest"], answer["highest"])]
+        for name, answer in answers.items()
+        if answer is not None
+    ]
+    threads = stored["threads"]
+    return table(
+        [f"{stored['tokens']:,} tokens of {stored['model']} in JupyterLab, "
+         f"{threads} thread{'s' if threads > 1 else ''}", ""], rows,
+    )  # fmt: skip
+
+
+def notebooks() -> str:
+    """Seconds of every notebook from top to bottom, in a fresh kernel."""
+    seconds = measured("notebooks")["seconds"]
+    rows = [[name, f"{taken:.0f} s"] for name, taken in seconds.items()]
+    rows.append(["all", f"{sum(seconds.values()) / 60:.1f} min"])
+    return table(["a notebook, run from top to bottom on one thread", ""], rows)
+
+
+# Measured where there is a browser, a fetched model or half an hour: in the README once stored.
+MORE = {"length": length, "explorer_latency": explorer_latency, "long_context": long_context,
+        "notebooks": notebooks}  # fmt: skip
+
+
 def text() -> str:
     """All tables, with the machine that they were measured on."""
     stored = measured("decoding")
@@ -103,6 +216,7 @@ def text() -> str:
         "(quartiles), and what is kept of it.",
         recording(),
         startup(),
+        *(part() for name, part in MORE.items() if is_measured(name)),
     ))  # fmt: skip
 
 

@@ -18,6 +18,7 @@ class LayerCache:
 
     def __init__(self, cache: KVCache) -> None:
         self._cache = cache
+        self._both: Tensor | None = None  # one buffer, of which keys and values are the halves
         self._keys: Tensor | None = None
         self._values: Tensor | None = None
         self._dropped: Tensor | None = None
@@ -83,15 +84,32 @@ class LayerCache:
         key and value: (batch, key_value_head, position, head_feature), the new positions only.
         """
         if self._keys is None or self._values is None:
-            self._keys, self._values = self._cache._reserve(key)
-        start = self._cache.length
-        end = start + key.shape[2]
+            self._both = self._cache._reserve(key)
+            self._keys, self._values = self._both
+        start, end = self._grow(key.shape[2])
         self._keys[:, :, start:end] = key
         self._values[:, :, start:end] = value
+        return self._keys[:, :, :end], self._values[:, :, :end]
+
+    def append_both(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """append() of keys and values that lie in one tensor, in one copy.
+
+        rows: (2, batch, key_value_head, position, head_feature), first the keys.
+        """
+        if self._both is None:
+            return self.append(rows[0], rows[1])
+        start, end = self._grow(rows.shape[3])
+        self._both.narrow(3, start, end - start).copy_(rows)
+        keys, values = self._both.narrow(3, 0, end).unbind()
+        return keys, values
+
+    def _grow(self, n_positions: int) -> tuple[int, int]:
+        """Take in so many new positions: from where to where."""
+        start = self._cache.length
+        end = self.length = start + n_positions
         if self._dropped is not None:
             self._dropped[:, start:end] = False
-        self.length = end
-        return self._keys[:, :, :end], self._values[:, :, :end]
+        return start, end
 
     def drop(self, kv_heads: Tensor, positions: Tensor) -> None:
         """Let attention no longer see these rows, of every text in the batch."""
@@ -186,8 +204,8 @@ class KVCache:
             )
         return torch.tensor(rows)
 
-    def _reserve(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        shape = (self.batch_size, self.config.n_kv_heads, self.capacity, self.config.head_dim)
+    def _reserve(self, like: Tensor) -> Tensor:
+        """Room for the keys and the values of a layer."""
+        shape = (2, self.batch_size, self.config.n_kv_heads, self.capacity, self.config.head_dim)
         dtype, device = self._dtype or like.dtype, self._device or like.device
-        keys, values = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
-        return keys, values
+        return torch.zeros(shape, dtype=dtype, device=device)

@@ -2,8 +2,9 @@
 
 Such a pass multiplies one row by every weight. Two things take its time: the weights must be read
 from memory, all of them, and a hundred small operations must be started. So products are shared out
-over the threads, and projections that read the same row are joined into one product. Where somebody
-listens inside a part, that part runs as model.py has it, on the same joined weights.
+over the threads, projections that read the same row are joined into one product, and a block in
+which nobody listens starts as few operations as can be. Where somebody listens inside a part, that
+part runs as model.py has it, on the same joined weights.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules import module as hooks_of_all
 
-from llama_viz.model import Attention, FeedForward, Llama, RMSNorm, rotate
+from llama_viz.model import Attention, Block, FeedForward, Llama, RMSNorm, rotate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from llama_viz.kv_cache import LayerCache
 
@@ -28,6 +30,11 @@ def optimize(model: Llama, dtype: torch.dtype | None = None) -> None:
 
     Its weights are views of joined buffers afterwards: change them in place (copy_), or call this
     again after replacing them.
+
+    float16 and bfloat16 both halve the bytes that a token reads. On a CPU PyTorch multiplies a row
+    of float16 with a kernel of its own, about as fast as memory can be read, and one of bfloat16 at
+    half that pace. (oneDNN would take bfloat16 weights packed and be as fast; but a packed copy
+    doubles the memory, and would not see weights that are changed in place.)
     """
     if dtype is not None:
         if not dtype.is_floating_point:
@@ -41,6 +48,8 @@ def optimize(model: Llama, dtype: torch.dtype | None = None) -> None:
         elif isinstance(module, FeedForward):
             _become(OptimizedFeedForward, module).lay_out()
     JoinedWeights([model.output])
+    for block in model.blocks:
+        _become(OptimizedBlock, block).lay_out()
 
 
 @contextmanager
@@ -57,6 +66,7 @@ def apart(model: Llama) -> Iterator[None]:
 
 
 M = TypeVar("M", bound=nn.Module)
+Gain = dict[str, torch.Tensor]
 
 
 def _become(kind: type[M], module: nn.Module) -> M:
@@ -79,7 +89,7 @@ class JoinedWeights:
     def __init__(self, linears: Sequence[nn.Linear]) -> None:
         weight = torch.cat([linear.weight.data for linear in linears])
         n_outputs, n_inputs = weight.shape
-        self.n_shares = 0
+        self.n_shares = 0  # not cut
         if weight.dtype == torch.float32 and weight.device.type == "cpu":
             n_threads = torch.get_num_threads()
             self.n_shares = max(n for n in range(1, n_threads + 1) if n_inputs % n == 0)
@@ -88,7 +98,8 @@ class JoinedWeights:
             weight = weight.t()
         self.weight = weight
         self._sizes = [linear.out_features for linear in linears]
-        self._held: tuple[Tensor, tuple[Tensor, ...]] | None = None
+        # A row, who asked for it last, and the products of all.
+        self._held: tuple[Tensor, int, tuple[Tensor, ...]] | None = None
         self.n_apart = 0  # how many ask that nothing be joined
         parts = weight.split(self._sizes)
         for index, (linear, part) in enumerate(zip(linears, parts, strict=True)):
@@ -118,13 +129,32 @@ class JoinedWeights:
             return F.linear(row, self.weight)
         return torch.bmm(row.reshape(self.n_shares, 1, -1), self.shares).sum(0, keepdim=True)
 
+    def flat_product(self, row: Tensor) -> Tensor:
+        """The same of a row (input,): (output,)."""
+        if self.n_shares > 1:
+            return torch.bmm(row.view(self.n_shares, 1, -1), self.shares).sum((0, 1))
+        if self.n_shares == 1:
+            return torch.mv(self.weight, row)
+        return F.linear(row[None], self.weight)[0]  # mv knows no kernel for bfloat16
+
+    def added(self, stream: Tensor, row: Tensor) -> Tensor:
+        """stream (output,) plus the product of a row (input,), which one kernel can do."""
+        if self.n_shares == 1:
+            return torch.addmv(stream, self.weight, row)
+        return stream + self.flat_product(row)
+
     def part(self, row: Tensor, index: int) -> Tensor:
-        """What one of the Linears makes of the row; the first that asks computes it for all."""
+        """What one of the Linears makes of the row; the first that asks computes it for all.
+
+        They are asked in their order. Who asks again gets a new product: weights may have changed.
+        """
         held = self._held  # taken once: another thread may put its own row here
-        if held is None or held[0] is not row:
-            held = (row, self.product(row).split(self._sizes, dim=-1))
-        self._held = held if index + 1 < len(self._sizes) else None
-        return held[1][index]
+        if held is not None and held[0] is row and held[1] < index:
+            parts = held[2]
+        else:
+            parts = self.product(row).split(self._sizes, dim=-1)
+        self._held = (row, index, parts) if index + 1 < len(self._sizes) else None
+        return parts[index]
 
 
 class OneRowLinear(nn.Linear):
@@ -139,38 +169,61 @@ class OneRowLinear(nn.Linear):
         return F.linear(x, self.weight)
 
 
-def _observed(modules: Sequence[nn.Module]) -> bool:
-    return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+# Types whose numbers float32 holds exactly.
+ONE_ROW_TYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def _is_touched(parts: Mapping[str, nn.Module | None], inside: Mapping[str, nn.Module]) -> bool:
+    """Whether somebody listens to one of these parts, or has put another in its place."""
+    return any(
+        parts[name] is not module or module._forward_hooks or module._forward_pre_hooks
+        for name, module in inside.items()
+    )
+
+
+def _root_mean_square(row: Tensor, eps: float) -> float:
+    """Of a row (feature,) in float32 on a CPU, from one dot product."""
+    return (row.dot(row).item() / len(row) + eps) ** 0.5
+
+
+def _normed(row: Tensor, gain: Tensor, eps: float) -> Tensor:
+    """RMSNorm of a row (feature,) on a CPU."""
+    wide = row.float()
+    return (wide * gain).mul_(1 / _root_mean_square(wide, eps)).to(row.dtype)
 
 
 class OptimizedNorm(RMSNorm):
-    """RMSNorm that starts few operations for a single row: its mean square is one dot product."""
+    """RMSNorm that starts few operations for a single row on a CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
-        is_plain = x.dtype == torch.float32 and x.device.type == "cpu" and not x.requires_grad
-        if x.numel() != x.shape[-1] or not is_plain or self.rms.observed:
+        is_one_row = x.numel() == x.shape[-1] and x.is_cpu and x.dtype in ONE_ROW_TYPES
+        if not is_one_row or x.requires_grad:
             return super().forward(x)
         row = x.flatten()
-        mean_square = float(torch.dot(row, row)) / x.shape[-1]
-        return (x * self.weight).mul_((mean_square + self.eps) ** -0.5)
+        if not self.rms.observed:
+            return _normed(row, self.weight, self.eps).view(x.shape)
+        wide = x.float()
+        rms = self.rms(wide.new_full(x.shape[:-1], _root_mean_square(row.float(), self.eps)))
+        return (wide / rms[..., None]).to(x.dtype) * self.weight
 
 
 class OptimizedAttention(Attention):
     """Attention with one product for query, key and value, while nobody listens inside."""
 
     joined: JoinedWeights
-    inside: tuple[nn.Module, ...]
+    inside: dict[str, nn.Module]
 
     def lay_out(self) -> None:
         """Join the three projections, and store the output's weight so that it can be shared."""
-        projections = (self.query, self.key, self.value)
-        taps = (self.query_rotated, self.key_rotated, self.scores, self.weights, self.head_output)
-        self.joined, self.inside = JoinedWeights(projections), (*projections, *taps)
+        self.joined = JoinedWeights([self.query, self.key, self.value])
         JoinedWeights([self.output])
+        self.inside = {name: part for name, part in self.named_children() if name != "output"}
 
     def forward(self, x: Tensor, rotation: Tensor, cache: LayerCache | None = None) -> Tensor:
         is_one_row = x.shape[0] * x.shape[1] == 1
-        if not is_one_row or cache is None or _observed(self.inside) or not self.joined.current:
+        if not is_one_row or cache is None or _is_touched(self._modules, self.inside):
+            return super().forward(x, rotation, cache)
+        if not self.joined.current:
             return super().forward(x, rotation, cache)
         heads = self.joined.product(x).view(1, 1, -1, self.head_dim)
         turned, value = heads.tensor_split([self.n_heads + self.n_kv_heads], dim=2)
@@ -184,18 +237,104 @@ class OptimizedFeedForward(FeedForward):
     """SwiGLU with one product for gate and up, while nobody listens inside."""
 
     joined: JoinedWeights
-    inside: tuple[nn.Module, ...]
+    inside: dict[str, nn.Module]
 
     def lay_out(self) -> None:
         """Join gate and up, and store the weight of down so that it can be shared."""
-        projections = (self.gate, self.up)
-        self.joined = JoinedWeights(projections)
-        self.inside = (*projections, self.neuron_activation)
+        self.joined = JoinedWeights([self.gate, self.up])
         JoinedWeights([self.down])
+        self.inside = {name: part for name, part in self.named_children() if name != "down"}
 
     def forward(self, x: Tensor) -> Tensor:
         is_one_row = x.shape[0] * x.shape[1] == 1
-        if not is_one_row or _observed(self.inside) or not self.joined.current:
+        if not is_one_row or _is_touched(self._modules, self.inside) or not self.joined.current:
             return super().forward(x)
         gate, up = self.joined.product(x).chunk(2, dim=-1)
         return self.down(F.silu(gate) * up)
+
+
+class OptimizedBlock(Block):
+    """A block that one row passes as a whole, module by module only where somebody listens."""
+
+    one_row: OneRowBlock
+
+    def lay_out(self) -> None:
+        """Look once for what every pass over one row will need; the parts are laid out before."""
+        self.one_row = OneRowBlock(self)
+
+    def forward(self, x: Tensor, rotation: Tensor, cache: LayerCache | None = None) -> Tensor:
+        if cache is not None and self.one_row.holds_for(x, cache):
+            return self.one_row(x, rotation, cache)
+        return super().forward(x, rotation, cache)
+
+
+class OneRowBlock:
+    """The arithmetic of a block for one row on a CPU, with nobody's taps in between.
+
+    At small sizes starting an operation takes as long as what it computes. So the row is a flat
+    one, the root mean square a number, query and key are turned where they stand, and key and value
+    enter the cache in one copy.
+    """
+
+    def __init__(self, block: Block) -> None:
+        attention, feed_forward = block.attention, block.feed_forward
+        inside = [module for module in block.modules() if module is not block]
+        # Those of single modules, and those that PyTorch hangs on all modules there are.
+        self._hooks = [hooks for module in inside
+                       for hooks in (module._forward_hooks, module._forward_pre_hooks)]  # fmt: skip
+        self._hooks += [hooks_of_all._global_forward_hooks, hooks_of_all._global_forward_pre_hooks]
+        self._places = [(module._modules, name, child) for module in block.modules()
+                        for name, child in module.named_children()]  # fmt: skip
+        # A module finds its parameters slowly; the dictionaries that hold them are their own.
+        first, second = block.attention_norm, block.feed_forward_norm
+        self._gains = (cast("Gain", first._parameters), cast("Gain", second._parameters))
+        self._eps = (first.eps, second.eps)
+        linears = (attention.query, attention.output, feed_forward.gate, feed_forward.down)
+        self._joined = tuple(cast("OneRowLinear", linear).joined for linear in linears)
+        weight = attention.query.weight
+        self._is_possible = weight.device.type == "cpu" and weight.dtype in ONE_ROW_TYPES
+        # How query, key and value lie in their joined product: (shape, stride) of their views.
+        n_heads, n_kv_heads, size = attention.n_heads, attention.n_kv_heads, attention.head_dim
+        self._n_queries, kv_width = n_heads * size, n_kv_heads * size
+        self._n_turned = self._n_queries + kv_width
+        self._pairs = (1, 1, n_heads + n_kv_heads, size // 2)
+        self._query = (1, n_kv_heads, n_heads // n_kv_heads, size)
+        self._key_value = (2, 1, n_kv_heads, 1, size), (kv_width, kv_width, size, size, 1)
+
+    def holds_for(self, x: Tensor, cache: LayerCache) -> bool:
+        """Whether one row passes, nobody listens inside, and all is as it was laid out."""
+        if not self._is_possible or x.numel() != x.shape[-1] or x.requires_grad:
+            return False
+        if any(self._hooks) or cache.hidden(1) is not None:
+            return False
+        for modules, name, module in self._places:
+            if modules[name] is not module:
+                return False
+        for gain in self._gains:
+            weight = gain["weight"]
+            if weight is None or weight.dtype != x.dtype or weight.requires_grad:
+                return False
+        return all(joined.current for joined in self._joined)
+
+    def __call__(self, x: Tensor, rotation: Tensor, cache: LayerCache) -> Tensor:
+        """x (1, 1, feature) to the same, as Block has it."""
+        query_key_value, output, gate_up, down = self._joined
+        (first, second), (first_eps, second_eps) = self._gains, self._eps
+        row = x.view(-1)
+        normed = _normed(row, first["weight"], first_eps)
+        heads = self._attend(query_key_value.flat_product(normed), rotation, cache)
+        row = output.added(row, heads)
+        normed = _normed(row, second["weight"], second_eps)
+        gate, up = gate_up.flat_product(normed).chunk(2)
+        return down.added(row, F.silu(gate, inplace=True).mul_(up)).view(x.shape)
+
+    def _attend(self, joined: Tensor, rotation: Tensor, cache: LayerCache) -> Tensor:
+        """What the heads make of query, key and value, side by side in one row: (head_feature,)."""
+        before = joined[: self._n_turned]
+        turned = before.float()  # itself where it is float32
+        turned.view(torch.complex64).view(self._pairs).mul_(rotation)
+        if turned is not before:
+            before.copy_(turned)
+        query = joined[: self._n_queries].view(self._query)
+        keys, values = cache.append_both(joined.as_strided(*self._key_value, self._n_queries))
+        return F.scaled_dot_product_attention(query, keys, values).reshape(-1)

@@ -2,6 +2,7 @@
 
     python notebooks/execute.py                   all notebooks, each stored in place
     python notebooks/execute.py 00_start_here     those whose names begin so
+    python notebooks/execute.py --times           and store how long each took
     python notebooks/execute.py --check           run nothing; say what a reader would stumble on
 
 Two runs on one machine store the same bytes, so that a difference in git is a difference in what
@@ -22,7 +23,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 
-from llama_viz.files import written_whole
+from llama_viz.files import store_measurement, written_whole
 
 FOLDER = Path(__file__).parent
 SECONDS_PER_CELL = 300
@@ -54,6 +55,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Run the notebooks and store what they show.")
     parser.add_argument("names", nargs="*", help="how the notebooks' names begin (default: all)")
     parser.add_argument("--check", action="store_true", help="run nothing, report problems")
+    parser.add_argument(
+        "--times", action="store_true", help="store the seconds in data/measurements/notebooks.json"
+    )
     options = parser.parse_args(arguments)
     paths = [
         path
@@ -64,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
         known = ", ".join(path.stem for path in notebooks())
         print(f"no notebook begins with {' or '.join(options.names)}; there are {known}")
         return 1
-    return check(paths) if options.check else execute(paths)
+    return check(paths) if options.check else execute(paths, is_timed=options.times)
 
 
 def notebooks(folder: Path = FOLDER) -> list[Path]:
@@ -74,9 +78,13 @@ def notebooks(folder: Path = FOLDER) -> list[Path]:
     )
 
 
-def execute(paths: list[Path]) -> int:
-    """Run notebooks one after another and store them; the first error stops and is shown."""
+def execute(paths: list[Path], *, is_timed: bool = False) -> int:
+    """Run notebooks one after another and store them; the first error stops and is shown.
+
+    is_timed: the seconds of all of them are stored, too, once the last is done.
+    """
     os.environ.update(KERNEL_ENVIRONMENT)
+    seconds: dict[str, float] = {}
     for path in paths:
         began = time.monotonic()
         print(f"{path.name} ...", end=" ", flush=True)
@@ -85,7 +93,11 @@ def execute(paths: list[Path]) -> int:
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
             print(f"failed\n\n{error}", flush=True)
             return 1
-        print(f"{time.monotonic() - began:.0f} s{'' if changed else ', unchanged'}", flush=True)
+        seconds[path.stem] = round(time.monotonic() - began, 1)
+        print(f"{seconds[path.stem]:.0f} s{'' if changed else ', unchanged'}", flush=True)
+    if is_timed:
+        command = "python notebooks/execute.py --times"
+        store_measurement("notebooks", command=command, seconds=seconds)
     return 0
 
 

@@ -10,6 +10,7 @@ import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from llama_viz.files import DATA_VARIABLE, measurement
 from notebooks import execute
 
 
@@ -62,6 +63,20 @@ def test_an_error_is_shown_and_the_file_stays(
     assert execute.execute([path]) == 1
     assert "no layer 6" in capsys.readouterr().out
     assert path.read_bytes() == before
+
+
+def test_the_seconds_are_stored_when_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(DATA_VARIABLE, str(tmp_path / "data"))
+    (tmp_path / "data").mkdir()
+    path = write(tmp_path, code("import time; time.sleep(0.3)"))
+    assert execute.execute([path]) == 0
+    assert list((tmp_path / "data").iterdir()) == []
+    assert execute.execute([path], is_timed=True) == 0
+    stored = measurement("notebooks")
+    assert stored["command"] == "python notebooks/execute.py --times"
+    assert 0.3 <= stored["seconds"]["00_example"] < 60
 
 
 def test_the_kernel_is_that_of_this_environment_in_the_notebooks_folder(tmp_path: Path) -> None:

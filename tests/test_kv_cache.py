@@ -100,3 +100,22 @@ def test_truncating_forgets_the_later_positions():
 def test_sizes_that_cannot_be_are_refused(wrong):
     with pytest.raises(ValueError, match="must be a whole number of at least 1"):
         lv.KVCache(random_model().config, **wrong)
+
+
+def test_keys_and_values_may_come_in_one_tensor():
+    """append_both is append: first into an empty cache, then behind what is held and dropped."""
+    config = random_model().config
+    one, two = (lv.KVCache(config, batch_size=2, capacity=7) for _ in range(2))
+    for n in (3, 1, 2):
+        rows = torch.randn(2, 2, config.n_kv_heads, n, config.head_dim)
+        for layer, other in zip(one.layers, two.layers, strict=True):
+            for ours, theirs in zip(layer.append_both(rows), other.append(*rows), strict=True):
+                assert torch.equal(ours, theirs)
+        for cache in (one, two):
+            cache.layers[0].drop(torch.tensor([0]), torch.tensor([1]))
+            cache.truncate(cache.length - (n == 1))
+        for name in ("keys", "values", "dropped"):
+            ours, theirs = (getattr(cache.layers[0], name) for cache in (one, two))
+            assert torch.equal(ours, theirs)
+    assert one.length == two.length == 5
+    assert one.bytes_used == two.bytes_used > 0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 
 import llama_viz as lv
-from llama_viz.optimization import JoinedWeights, OneRowLinear
+from llama_viz.optimization import JoinedWeights, OneRowBlock, OneRowLinear
 from tests.reference import random_ids, random_model
 
 KINDS = ("mha", "gqa", "mqa")
@@ -49,6 +51,106 @@ def test_recordings_are_the_same(kind, threads):
         np.testing.assert_allclose(
             recorded[name].values, variable.values, rtol=0, atol=bound, err_msg=str(name)
         )
+
+
+@pytest.fixture
+def whole_blocks(monkeypatch):
+    """How many blocks one row has passed as a whole."""
+    calls = []
+    as_before = OneRowBlock.__call__
+    monkeypatch.setattr(
+        OneRowBlock, "__call__", lambda self, *args: calls.append(1) or as_before(self, *args)
+    )
+    return calls
+
+
+def test_a_row_passes_a_block_as_a_whole_while_nobody_listens_inside(whole_blocks):
+    """Every place inside is heard; the blocks without a listener are not slowed by it."""
+    plain, optimized = both("gqa")
+    lv.generate(optimized, [1, 2, 3], 5)
+    assert len(whole_blocks) == 4 * 3  # 4 steps after the prefill, 3 layers
+    expected = lv.generate(plain, [1, 2, 3], 5).steps[-1].logits
+    for place in lv.taps.places(3):
+        if place.row is None or place.path == "norm.rms":
+            continue
+        whole_blocks.clear()
+        heard = []
+        module = optimized.model.get_submodule(place.path)
+        handle = module.register_forward_hook(lambda m, a, o, heard=heard: heard.append(o.shape))
+        logits = lv.generate(optimized, [1, 2, 3], 5).steps[-1].logits
+        handle.remove()
+        assert len(heard) == 5, place.name
+        is_block = place.path.count(".") == 1  # its own hooks are heard around it
+        assert len(whole_blocks) == 4 * (3 if is_block else 2), place.name
+        torch.testing.assert_close(logits, expected, rtol=0, atol=1e-4)
+    # Taps that stand in a way of their own know hooks on what they return.
+    parts = [m for m in optimized.model.blocks[1].modules() if not isinstance(m, lv.taps.Tap)]
+    for module in parts:
+        whole_blocks.clear()
+        before = []
+        handle = module.register_forward_pre_hook(lambda m, a, before=before: before.append(m))
+        lv.generate(optimized, [1, 2, 3], 5)
+        handle.remove()
+        assert len(before) == 5, module
+
+
+def test_a_block_that_was_changed_is_no_whole(whole_blocks):
+    """A module or a gain put in place of another, weights that are trained, rows not to be seen."""
+    plain, optimized = both("gqa")
+    generator = torch.Generator().manual_seed(3)
+    for lm in (plain, optimized):
+        state = generator.manual_seed(3)
+        attention = lm.model.blocks[0].attention
+        attention.key = torch.nn.Linear(48, attention.key.out_features, bias=False)
+        attention.key.weight = torch.nn.Parameter(
+            torch.randn(attention.key.out_features, 48, generator=state), requires_grad=False
+        )
+        lm.model.blocks[1].feed_forward_norm.weight = torch.nn.Parameter(
+            1 + torch.rand(48, generator=state), requires_grad=False
+        )
+    ours, theirs = (lv.generate(lm, [1, 2, 3], 6) for lm in (optimized, plain))
+    assert len(whole_blocks) == 5 * 2  # a gain is read where it is, a new module is not
+    torch.testing.assert_close(ours.steps[-1].logits, theirs.steps[-1].logits, rtol=0, atol=1e-4)
+    whole_blocks.clear()
+    optimized.model.blocks[2].feed_forward.down.weight.requires_grad_(True)
+    optimized.model.blocks[1].attention_norm.weight.requires_grad_(True)
+    lv.generate(optimized, [1, 2, 3], 6)
+    assert not whole_blocks
+
+
+def test_a_copy_of_an_optimized_model_is_itself(whole_blocks):
+    """A copy has weights and listeners of its own: no pass goes to those of the first."""
+    plain, optimized = both("gqa")
+    copied = lv.LanguageModel(copy.deepcopy(optimized.model))
+    for weight in optimized.model.parameters():
+        weight.zero_()
+    ours, theirs = (lv.generate(lm, [1, 2, 3], 6) for lm in (copied, plain))
+    torch.testing.assert_close(ours.steps[-1].logits, theirs.steps[-1].logits, rtol=0, atol=1e-4)
+    heard = []
+    copied.model.blocks[0].attention.value.register_forward_hook(lambda *_: heard.append(1))
+    lv.generate(copied, [1, 2, 3], 6)
+    assert len(heard) == 6
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_that_of_the_plain_model(kind, dtype, whole_blocks):
+    """One step of each: within 16 of the roundings of the type, of the largest logit."""
+    plain, optimized = (random_model(kind, dim=48) for _ in range(2))
+    optimized.optimize(dtype)
+    plain.model.to(dtype)
+    exact = random_model(kind, dim=48)
+    ids = random_ids(plain, 9)[0].tolist()
+    forced = random_ids(plain, 12, seed=4)[0].tolist()
+    ours, theirs, true = (
+        torch.stack([step.logits for step in lv.generate(lm, ids, 12, forced=forced).steps]).float()
+        for lm in (optimized, plain, exact)
+    )
+    assert len(whole_blocks) == 11 * 3
+    bound = 16 * torch.finfo(dtype).eps * float(true.abs().max())
+    assert float((ours - true).abs().max()) < bound
+    # no worse than the plain model of the same type, on the whole
+    assert float((ours - true).norm()) < 1.25 * float((theirs - true).norm())
 
 
 def test_shares_are_used(monkeypatch):
@@ -166,6 +268,28 @@ def test_gradients_are_those_of_the_plain_model():
         gradients.append((x.grad, block.feed_forward.up.weight.grad))
     for ours, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_who_asks_again_sees_weights_that_changed():
+    _, optimized = both("gqa")
+    attention = optimized.model.blocks[0].attention
+    row = torch.randn(1, 1, 48)
+    for linear in (attention.query, attention.key, attention.value):
+        assert float(linear(row).abs().sum()) > 0
+        linear.weight.zero_()
+        assert float(linear(row).abs().sum()) == 0
+
+
+def test_hooks_on_all_modules_are_heard_inside_blocks(whole_blocks):
+    _, optimized = both("gqa")
+    heard = []
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda m, a, o: heard.append(m))
+    lv.generate(optimized, [1, 2, 3], 3)
+    handle.remove()
+    assert not whole_blocks
+    assert heard.count(optimized.model.blocks[1].feed_forward.down) == 3
+    lv.generate(optimized, [1, 2, 3], 3)
+    assert len(whole_blocks) == 2 * 3
 
 
 def test_any_shape_of_one_row_is_multiplied():
