@@ -14,6 +14,7 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
     from llama_viz.kv_cache import LayerCache
     from llama_viz.language_model import LanguageModel
+    from llama_viz.tokenizer import Tokenizer
 
 logger = logging.getLogger("llama_viz")
 
@@ -55,6 +57,11 @@ SAMPLED_VARIABLES = ("sampled_id", "sampled_probability")
 # What is not read at a tap: cache variables at the attention module, the rest after each pass.
 CACHE_VARIABLES = ("cache_length", "cache_bytes_used", "cache_bytes_reserved")
 PROBABILITY_VARIABLES = ("entropy", "candidate_id", "candidate_probability")
+# One stream: what a block reads is the very tensor that the one before it wrote.
+STREAM = ("residual_in", "residual_out")
+# The axes of what passes one place: those of its variable, without the one that counts the places.
+AXES = {name: tuple(dim for dim in variable.dims if dim not in ("layer", "norm"))
+        for name, variable in VARIABLES.items()}  # fmt: skip
 # How far the logit lens goes at once: rows x vocabulary numbers, 32 MB in float32.
 LENS_CHUNK = 2**23
 
@@ -110,6 +117,9 @@ def record(
 
     A list of prompts is recorded in one run: the trace has the leading dimension prompt, and
     lv.select_prompt gives the trace of each alone.
+
+    One block's residual_out is the next one's residual_in: where both are recorded and nobody
+    changes the stream between them, they share memory. Copy a trace before you write into it.
 
     Raises MemoryLimitError, before anything runs, where the trace could pass memory_limit (bytes,
     or a text such as "500MB"; None: no limit), and ValueError for unknown taps or layers.
@@ -359,8 +369,7 @@ class _Plan:
     @property
     def size(self) -> RecordingSize:
         return RecordingSize({
-            name: int(np.prod(self.shape(name), dtype=np.int64))
-            * np.dtype(self.dtype(name)).itemsize
+            name: math.prod(self.shape(name)) * np.dtype(self.dtype(name)).itemsize
             for name in self.variables
         })  # fmt: skip
 
@@ -405,9 +414,12 @@ class Recorder:
         self.edited: list[str] = []
         self._prompt_text = prompt if isinstance(prompt, str) else None
         self._attributes: dict[str, Any] | None = None
-        self._labels: np.ndarray | None = None
         self.batch_row, self.padding = batch_row, padding
+        self._has_more_passes = max_new_tokens > 1
         self._buffers = {name: self._buffer(name) for name in self.plan.variables}
+        self._shares_stream = self._share_stream()
+        self._stream: Tensor | None = None  # the residual stream, as it was heard last
+        self._nan_ahead: Tensor | None = None  # (position, position): what scores are marked with
         # The same memory seen by numpy, which writes single numbers sooner: what a step leaves.
         self._numbers = {name: buffer.numpy() for name, buffer in self._buffers.items()
                          if VARIABLES[name].dims[0] == "step"}  # fmt: skip
@@ -455,14 +467,17 @@ class Recorder:
         """
         began = time.perf_counter()
         self._thread, self._bounds = threading.get_ident(), (start, end)
+        self._stream = self._nan_ahead = None
         # A changed value may change again, in place, farther on: then it is copied where it passes.
         is_one_column = end - start == 1 and (start > 0 or not self.padding)
         self._collects = is_one_column and not self.lm.model.interventions
+        if self.lm.model.interventions:
+            self._part_stream()
         try:
             yield
             self._after_pass(start, end)
         finally:
-            self._bounds = None
+            self._bounds = self._stream = None
             for rows in self._passed.values():
                 rows.clear()
         self.edited += [n for n in self.lm.model.interventions if n not in self.edited]
@@ -489,12 +504,13 @@ class Recorder:
     def listening(self) -> Iterator[None]:
         """Hooks on inside the block, off after it, whatever happens."""
         handles: list[RemovableHandle] = []
+        modules = dict(self.lm.model.named_modules(remove_duplicate=False))
         try:
             for place in places(self.lm.config.n_layers):
                 row = self._row(place)
                 if row is None:
                     continue
-                module = self.lm.model.get_submodule(place.path)
+                module = modules[place.path]
                 hear = self._listener(place, row)
                 if place.before:
                     handles.append(module.register_forward_pre_hook(
@@ -505,7 +521,7 @@ class Recorder:
             handles.append(self.lm.model.register_forward_hook(self._hear_logits))
             for row, layer in enumerate(self.plan.layers):
                 if any(name in self._buffers for name in (*CACHE_VARIABLES, *MAPS)):
-                    module = self.lm.model.get_submodule(f"blocks.{layer}.attention")
+                    module = modules[f"blocks.{layer}.attention"]
                     handles.append(module.register_forward_hook(
                         lambda module, args, output, row=row: self._hear_cache(row, args[2])
                     ))  # fmt: skip
@@ -568,15 +584,51 @@ class Recorder:
             self._caches[row] = cache
 
     def _keep(self, place: Place, row: int, value: Tensor, start: int, end: int) -> None:
-        """Copy the values of one place into its buffer."""
+        """Copy the values of one place into its buffer, unless they are there."""
+        if self._shares_stream and self._is_written(place.variable, row, value):
+            return
         value = self._of_this_text(place, value, start, end)
         if place.variable == "attention_scores" and end - start > 1:
-            hidden = ~causal_mask(end - start, end, value.device)
-            value = value.masked_fill(hidden, float("nan"))
-        self._put(place.variable, value, start, end, row)
+            if self._nan_ahead is None:  # one for all layers; adding is much faster than filling
+                ahead = ~causal_mask(end - start, end, value.device)
+                self._nan_ahead = torch.zeros_like(ahead, dtype=torch.float32)
+                self._nan_ahead.masked_fill_(ahead, float("nan"))
+            value = value + self._nan_ahead
+        buffer = self._buffers[place.variable]
+        is_whole = value.shape == buffer.shape and value.dtype == buffer.dtype
+        if place.variable == "logits" and is_whole:
+            # The only pass has made them, and nothing comes after them: they need no copy.
+            self._buffers["logits"] = value.detach().cpu()
+        else:
+            self._put(place.variable, value, start, end, row)
+
+    def _is_written(self, variable: str, row: int, value: Tensor) -> bool:
+        """Whether a value of the shared stream was written where it came from.
+
+        A residual_in that is another tensor was changed on its way: then the buffers part.
+        """
+        if variable not in ("embedding", *STREAM):
+            return False
+        before, self._stream = self._stream, value
+        if variable != "residual_in" or before is None:
+            return False
+        if value is before:
+            return True
+        self._part_stream()
+        return False
 
     def _keep_collected(self, start: int, end: int) -> None:
         """Copy what a pass over one position has collected, each variable in one go."""
+        if self._shares_stream:
+            read, wrote = (self._passed[name] for name in STREAM)
+            sources = {row + 1: value for row, value in wrote.items()}
+            if self._passed.get("embedding"):
+                sources[0] = self._passed["embedding"][-1]
+            if all(value is sources.get(row, value) for row, value in read.items()):
+                for row in sources:
+                    read.pop(row, None)  # it is written as its source
+            else:
+                self._part_stream()
         for variable, values in self._passed.items():
             if variable not in self._buffers or not values:
                 continue
@@ -595,19 +647,21 @@ class Recorder:
 
     def _of_this_text(self, place: Place, value: Tensor, start: int, end: int) -> Tensor:
         """A value without batch axis and padding, its axes apart; checked against its place."""
+        dims = AXES[place.variable]
         now = {"position": end - start, "query_position": end - start, "key_position": end}
-        sizes = [now.get(dim) or self.plan.sizes[dim] for dim in place.dims]
-        # A first pass begins with the padding; later ones only have it among their keys.
-        has_padding = ("key_position",) if start else tuple(now)
-        padded = [
-            size + self.padding * (dim in has_padding)
-            for dim, size in zip(place.dims, sizes, strict=True)
-        ]
+        sizes = padded = [now.get(dim) or self.plan.sizes[dim] for dim in dims]
+        if self.padding:
+            # A first pass begins with the padding; later ones only have it among their keys.
+            has_padding = ("key_position",) if start else tuple(now)
+            padded = [
+                size + self.padding * (dim in has_padding)
+                for dim, size in zip(dims, sizes, strict=True)
+            ]
         row = min(self.batch_row, value.shape[0] - 1)  # what is the same for all has one row
         if value[row].numel() != math.prod(padded):
             raise ValueError(
                 f"{place.name} gave the shape {tuple(value.shape)}, but its axes are "
-                f"(batch, {', '.join(place.dims)}) with the sizes {(1, *sizes)}"
+                f"(batch, {', '.join(dims)}) with the sizes {(1, *sizes)}"
             )
         value = value[row].reshape(padded)
         return value[tuple(slice(-size, None) for size in sizes)] if self.padding else value
@@ -708,17 +762,39 @@ class Recorder:
     # The trace
 
     def _buffer(self, name: str) -> Tensor:
-        shape = self.plan.shape(name)
-        dtype = getattr(torch, self.plan.dtype(name))
-        if name == "attention_scores":
-            return torch.full(shape, float("nan"), dtype=dtype)
+        """Room for a variable. What nobody will write, as above the diagonal, holds something."""
+        shape, dtype = self.plan.shape(name), getattr(torch, self.plan.dtype(name))
         if name == "norm_gain":
             model = self.lm.model
             weights = [model.get_parameter(f"{norm.path}.weight") for norm in self.plan.norms]
-            if not weights:
-                return torch.zeros(shape, dtype=dtype)
-            return torch.stack([weight.detach().to(dtype).cpu() for weight in weights])
+            if weights:
+                return torch.stack([weight.detach().to(dtype).cpu() for weight in weights])
+        if name == "attention_scores" and self._has_more_passes:
+            return torch.full(shape, float("nan"), dtype=dtype)
+        rows_are_whole = "position" in VARIABLES[name].dims
+        if rows_are_whole or (name in MAPS and not self._has_more_passes):
+            return torch.empty(shape, dtype=dtype)
         return torch.zeros(shape, dtype=dtype)
+
+    def _share_stream(self) -> bool:
+        """Let residual_in and residual_out of all layers, and embedding, share memory."""
+        n_layers = self.lm.config.n_layers
+        if len(self.plan.layers) < n_layers or not {*STREAM} <= {*self._buffers}:
+            return False
+        shape = (n_layers + 1, *self.plan.shape("residual_in")[1:])
+        stream = torch.empty(shape, dtype=self._buffers["residual_in"].dtype)
+        self._buffers["residual_in"], self._buffers["residual_out"] = stream[:-1], stream[1:]
+        if "embedding" in self._buffers:
+            self._buffers["embedding"] = stream[0]
+        return True
+
+    def _part_stream(self) -> None:
+        """Give up sharing: from now on somebody changes the stream between two blocks."""
+        if self._shares_stream:
+            self._shares_stream = False
+            for name in ("embedding", "residual_in"):
+                if name in self._buffers:
+                    self._buffers[name] = self._buffers[name].clone()
 
     def trace(self) -> xr.Dataset:
         """Everything recorded so far; the arrays are views of the buffers, which only grow."""
@@ -767,17 +843,11 @@ class Recorder:
                 labels = self._label(values[f"{kind}_id"])
                 coordinates[f"{kind}_token"] = (VARIABLES[f"{kind}_id"].dims, labels)
         if "vocabulary" in dims:
-            coordinates["vocabulary_token"] = ("vocabulary", self._label_table())
+            coordinates["vocabulary_token"] = ("vocabulary", _labels(self.lm).copy())
         return coordinates
 
-    def _label_table(self) -> np.ndarray:
-        if self._labels is None:
-            labels = [self.lm.label(token_id) for token_id in range(self.lm.config.vocab_size)]
-            self._labels = np.array(labels, dtype=str)
-        return self._labels
-
     def _label(self, ids: np.ndarray) -> np.ndarray:
-        return self._label_table()[ids.astype(np.int64)]
+        return _labels(self.lm)[ids.astype(np.int64)]
 
     def _describe(self) -> dict[str, Any]:
         if self._attributes is None:
@@ -818,6 +888,17 @@ class Recorder:
                 "python": platform.python_version(),
             },
         }
+
+
+def _labels(lm: LanguageModel) -> np.ndarray:
+    """The label of every token of a vocabulary, made once for each tokenizer."""
+    return _labels_of(lm.tokenizer, lm.config.vocab_size)
+
+
+@lru_cache(maxsize=8)
+def _labels_of(tokenizer: Tokenizer | None, vocab_size: int) -> np.ndarray:
+    label = str if tokenizer is None else tokenizer.label
+    return np.array([label(token_id) for token_id in range(vocab_size)], dtype=str)
 
 
 def _is_several(prompt: Any) -> bool:
