@@ -159,6 +159,7 @@ def record_steps(
     top_p: float = 1.0,
     seed: int = 0,
     n_candidates: int = 10,
+    half_precision: bool = False,
     forced: Sequence[int] = (),
 ) -> Iterator[RecordedStep]:
     """The same as record, one step at a time: each step with the trace so far.
@@ -170,7 +171,7 @@ def record_steps(
     sampling = Sampling(temperature, top_k, top_p, seed)
     recorder = Recorder(
         lm, prompt, prompt_ids, max_new_tokens, taps, layers, memory_limit, n_candidates, sampling,
-        forced_ids(lm, forced, max_new_tokens),
+        forced_ids(lm, forced, max_new_tokens), half_precision=half_precision,
     )  # fmt: skip
     return (RecordedStep(step, recorder.trace()) for step in recorder.run())
 
@@ -183,15 +184,18 @@ def record_forward(
     memory_limit: str | int | None = "1GB",
     *,
     n_candidates: int = 10,
+    half_precision: bool = False,
 ) -> xr.Dataset:
     """Pass a text through the model once, writing no new token, and return the trace.
 
-    It has one step; sampled_id and sampled_probability are absent.
+    It has one step; sampled_id and sampled_probability are absent. half_precision is that of
+    record().
     """
     prompt_ids = lm.prompt_ids(text_or_ids)
     recorder = Recorder(
-        lm, text_or_ids, prompt_ids, 0, taps, layers, memory_limit, n_candidates, Sampling()
-    )
+        lm, text_or_ids, prompt_ids, 0, taps, layers, memory_limit, n_candidates, Sampling(),
+        half_precision=half_precision,
+    )  # fmt: skip
     recorder.run_forward()
     return recorder.trace()
 

@@ -308,6 +308,24 @@ def test_sizes_are_written():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("kind", ["forward", "steps"])
+def test_half_precision_in_a_forward_pass_and_in_steps(kind):
+    lm = random_model()
+
+    def record(**options):
+        if kind == "forward":
+            return lv.record_forward(lm, [1, 2, 3, 4, 5], **options)
+        *_, (_, trace) = lv.record_steps(lm, [1, 2, 3], 6, **options)
+        return trace
+
+    wide, half = record(), record(half_precision=True)
+    assert half["attention_weights"].dtype == half["logits"].dtype == np.float16
+    assert half["rotation_angle"].dtype == half["rms"].dtype == np.float32
+    assert half.attrs["bytes_planned"] < 0.6 * wide.attrs["bytes_planned"]
+    for name in ("attention_scores", "residual_in", "residual_out", "logits"):
+        np.testing.assert_array_equal(half[name], wide[name].astype(np.float16))
+
+
 STREAM = ["embedding", "residual_in", "residual_out"]
 
 
