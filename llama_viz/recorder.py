@@ -13,7 +13,7 @@ import re
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -37,10 +37,11 @@ from llama_viz.generation import (
 from llama_viz.kv_cache import KVCache
 from llama_viz.model import causal_mask
 from llama_viz.taps import Norm, Place, find_places, norms, places
-from llama_viz.trace import VARIABLES, build
+from llama_viz.trace import VARIABLES, build, region
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     import xarray as xr
     from torch.utils.hooks import RemovableHandle
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from llama_viz.kv_cache import LayerCache
     from llama_viz.language_model import LanguageModel
     from llama_viz.tokenizer import Tokenizer
+    from llama_viz.trace_folder import TraceWriter
 
 logger = logging.getLogger("llama_viz")
 
@@ -62,6 +64,9 @@ STREAM = ("residual_in", "residual_out")
 # The axes of what passes one place: those of its variable, without the one that counts the places.
 AXES = {name: tuple(dim for dim in variable.dims if dim not in ("layer", "norm"))
         for name, variable in VARIABLES.items()}  # fmt: skip
+# Of a trace that is written as it goes, memory holds the last positions: so many, or so many bytes.
+WINDOW = 256
+WINDOW_BYTES = 2**26
 # How far the logit lens goes at once: rows x vocabulary numbers, 32 MB in float32.
 LENS_CHUNK = 2**23
 
@@ -106,6 +111,7 @@ def record(
     half_precision: bool = False,
     progress: bool = False,
     forced: Sequence[int] = (),
+    path: str | Path | None = None,
 ) -> xr.Dataset:
     """Generate as generate() does and return the trace of the run.
 
@@ -118,6 +124,10 @@ def record(
     A list of prompts is recorded in one run: the trace has the leading dimension prompt, and
     lv.select_prompt gives the trace of each alone.
 
+    With a path, a name ending in .zarr, the trace is written into a folder while it is recorded,
+    and opened there: memory_limit then counts what is held until it is written, and values are read
+    when they are asked for. Nothing is left behind where the recording fails.
+
     One block's residual_out is the next one's residual_in: where both are recorded and nobody
     changes the stream between them, they share memory. Copy a trace before you write into it.
 
@@ -128,22 +138,28 @@ def record(
     if _is_several(prompt):
         from llama_viz.prompts import record_prompts
 
-        if len(forced):
-            raise ValueError("forced= is for a single prompt; record one by one")
+        for name, is_given in (("forced", len(forced) > 0), ("path", path is not None)):
+            if is_given:
+                raise ValueError(f"{name}= is for a single prompt; record one by one")
         return record_prompts(
             lm, prompt, max_new_tokens, taps, layers, memory_limit, n_candidates, sampling,  # type: ignore[arg-type]
             half_precision=half_precision, progress=progress,
         )  # fmt: skip
     prompt_ids = lm.prompt_ids(prompt)  # type: ignore[arg-type]
     check_new_tokens(max_new_tokens)
-    recorder = Recorder(
-        lm, prompt, prompt_ids, max_new_tokens, taps, layers, memory_limit, n_candidates, sampling,  # type: ignore[arg-type]
-        forced_ids(lm, forced, max_new_tokens), half_precision=half_precision,
-    )  # fmt: skip
-    steps = recorder.run()
-    for _ in tqdm(steps, "recording", max_new_tokens, unit="token", disable=not progress):
-        pass
-    return recorder.trace()
+
+    def run(folder: Path | None) -> Recorder:
+        recorder = Recorder(
+            lm, prompt, prompt_ids, max_new_tokens, taps, layers, memory_limit, n_candidates,  # type: ignore[arg-type]
+            sampling, forced_ids(lm, forced, max_new_tokens), half_precision=half_precision,
+            folder=folder,
+        )  # fmt: skip
+        steps = recorder.run()
+        for _ in tqdm(steps, "recording", max_new_tokens, unit="token", disable=not progress):
+            pass
+        return recorder
+
+    return _recorded(run, path)
 
 
 def record_steps(
@@ -185,19 +201,35 @@ def record_forward(
     *,
     n_candidates: int = 10,
     half_precision: bool = False,
+    path: str | Path | None = None,
 ) -> xr.Dataset:
     """Pass a text through the model once, writing no new token, and return the trace.
 
-    It has one step; sampled_id and sampled_probability are absent. half_precision is that of
-    record().
+    It has one step; sampled_id and sampled_probability are absent. half_precision and path are
+    those of record().
     """
     prompt_ids = lm.prompt_ids(text_or_ids)
-    recorder = Recorder(
-        lm, text_or_ids, prompt_ids, 0, taps, layers, memory_limit, n_candidates, Sampling(),
-        half_precision=half_precision,
-    )  # fmt: skip
-    recorder.run_forward()
-    return recorder.trace()
+
+    def run(folder: Path | None) -> Recorder:
+        recorder = Recorder(
+            lm, text_or_ids, prompt_ids, 0, taps, layers, memory_limit, n_candidates, Sampling(),
+            half_precision=half_precision, folder=folder,
+        )  # fmt: skip
+        recorder.run_forward()
+        return recorder
+
+    return _recorded(run, path)
+
+
+def _recorded(run: Callable[[Path | None], Recorder], path: str | Path | None) -> xr.Dataset:
+    """The trace of a run, in memory, or opened in the folder where it was written."""
+    if path is None:
+        return run(None).trace()
+    from llama_viz.trace_folder import open_trace_folder, trace_written_whole
+
+    with trace_written_whole(path) as unfinished:
+        run(unfinished).finish()
+    return open_trace_folder(path)
 
 
 def recording_size(
@@ -317,6 +349,7 @@ class _Plan:
     norms: tuple[Norm, ...]
     sizes: dict[str, int]
     half_precision: bool = False
+    window: int | None = None  # how many positions memory holds, where not all
 
     @classmethod
     def make(
@@ -361,6 +394,25 @@ class _Plan:
     def shape(self, variable: str) -> tuple[int, ...]:
         return tuple(self.sizes[dim] for dim in VARIABLES[variable].dims)
 
+    def held_shape(self, variable: str) -> tuple[int, ...]:
+        """The shape of what memory holds of a variable."""
+        sizes = self.sizes
+        if self.window is not None:
+            sizes = {**sizes, **dict.fromkeys(("position", "query_position"), self.window)}
+        return tuple(sizes[dim] for dim in VARIABLES[variable].dims)
+
+    def windowed(self, n_prompt: int) -> _Plan:
+        """The same, holding no more positions than can wait to be written."""
+        one = sum(replace(self, window=1).held.by_variable[name] for name in self.by_position)
+        n_single = max(1, self.sizes["position"] - n_prompt)
+        return replace(self, window=max(1, min(WINDOW, n_single, WINDOW_BYTES // max(1, one))))
+
+    @property
+    def by_position(self) -> list[str]:
+        """The variables that grow with the text."""
+        return [name for name in self.variables
+                if {"position", "query_position"} & {*VARIABLES[name].dims}]  # fmt: skip
+
     def dtype(self, variable: str) -> str:
         """The numpy type that a variable is kept in."""
         stored = VARIABLES[variable]
@@ -372,8 +424,16 @@ class _Plan:
 
     @property
     def size(self) -> RecordingSize:
+        return self._bytes(self.shape)
+
+    @property
+    def held(self) -> RecordingSize:
+        """What memory holds at once."""
+        return self._bytes(self.held_shape)
+
+    def _bytes(self, shape: Callable[[str], tuple[int, ...]]) -> RecordingSize:
         return RecordingSize({
-            name: math.prod(self.shape(name)) * np.dtype(self.dtype(name)).itemsize
+            name: math.prod(shape(name)) * np.dtype(self.dtype(name)).itemsize
             for name in self.variables
         })  # fmt: skip
 
@@ -396,16 +456,20 @@ class Recorder:
         batch_row: int = 0,
         padding: int = 0,
         half_precision: bool = False,
+        folder: Path | None = None,
     ) -> None:
         self.lm = lm
         self.plan = _Plan.make(
             lm, len(prompt_ids), max_new_tokens, taps, layers, n_candidates, half_precision
         )
+        if folder is not None:
+            self.plan = self.plan.windowed(len(prompt_ids))
         limit = None if memory_limit is None else parse_bytes(memory_limit)
-        size = self.plan.size
+        size = self.plan.held
         if limit is not None and size.total > limit:
+            what = "the trace" if folder is None else "what waits to be written"
             raise MemoryLimitError(
-                f"the trace would take {size}, more than the memory limit of "
+                f"{what} would take {size}, more than the memory limit of "
                 f"{format_bytes(limit)}; choose taps= or layers=, write fewer tokens, or raise "
                 "memory_limit="
             )
@@ -420,6 +484,8 @@ class Recorder:
         self._attributes: dict[str, Any] | None = None
         self.batch_row, self.padding = batch_row, padding
         self._has_more_passes = max_new_tokens > 1
+        self._writer = None if folder is None else self._make_writer(folder)
+        self._first = 0  # the position that the buffers begin with
         self._buffers = {name: self._buffer(name) for name in self.plan.variables}
         self._shares_stream = self._share_stream()
         self._stream: Tensor | None = None  # the residual stream, as it was heard last
@@ -477,6 +543,8 @@ class Recorder:
         self._collects = is_one_column and not self.lm.model.interventions
         if self.lm.model.interventions:
             self._part_stream()
+        if self._writer is not None and end - start > 1:
+            self._write_held(start)
         try:
             yield
             self._after_pass(start, end)
@@ -485,6 +553,11 @@ class Recorder:
             for rows in self._passed.values():
                 rows.clear()
         self.edited += [n for n in self.lm.model.interventions if n not in self.edited]
+        if self._writer is not None:
+            if end - start > 1:
+                self._first = end  # longer passes are written where they are heard
+            elif end - self._first == self.plan.window or end % WINDOW == 0:
+                self._write_held(end)
         self._step_of_position[start:end] = self._n_passes
         self._put_step("step_positions", end - start)
         self._put_step("step_seconds", time.perf_counter() - began)
@@ -600,7 +673,7 @@ class Recorder:
             value = value + self._nan_ahead
         buffer = self._buffers[place.variable]
         is_whole = value.shape == buffer.shape and value.dtype == buffer.dtype
-        if place.variable == "logits" and is_whole:
+        if place.variable == "logits" and is_whole and self._writer is None:
             # The only pass has made them, and nothing comes after them: they need no copy.
             self._buffers["logits"] = value.detach().cpu()
         else:
@@ -674,11 +747,11 @@ class Recorder:
         self, name: str, value: Any, start: int, end: int, row: int | slice = slice(None)
     ) -> None:
         """Write positions start to end of a variable, in one row (a layer, a norm) or in all."""
-        spans = {"layer": row, "norm": row, "position": slice(start, end),
-                 "query_position": slice(start, end), "key_position": slice(end)}  # fmt: skip
-        self._buffers[name][tuple(spans.get(dim, slice(None)) for dim in VARIABLES[name].dims)] = (
-            value
-        )
+        if self._writer is not None and end - start > 1:
+            kept = value.detach().to("cpu", self._buffers[name].dtype)
+            self._writer.put(name, kept.numpy(), start, end, row)
+        else:
+            self._buffers[name][region(name, start, end, row, self._first)] = value
 
     # After each pass: what was collected, and what is computed from its values and the weights
 
@@ -709,7 +782,7 @@ class Recorder:
         by_head = dropped[self.lm.config.kv_head_of_head, None].cpu()
         for name in MAPS:
             if name in self._buffers:
-                seen = self._buffers[name][row, :, start:end, :end]
+                seen = self._buffers[name][region(name, start, end, row, self._first)]
                 seen.masked_fill_(by_head, float("nan"))
 
     def _keep_probabilities(self) -> None:
@@ -767,23 +840,24 @@ class Recorder:
 
     def _buffer(self, name: str) -> Tensor:
         """Room for a variable. What nobody will write, as above the diagonal, holds something."""
-        shape, dtype = self.plan.shape(name), getattr(torch, self.plan.dtype(name))
+        shape, dtype = self.plan.held_shape(name), getattr(torch, self.plan.dtype(name))
         if name == "norm_gain":
             model = self.lm.model
             weights = [model.get_parameter(f"{norm.path}.weight") for norm in self.plan.norms]
             if weights:
                 return torch.stack([weight.detach().to(dtype).cpu() for weight in weights])
-        if name == "attention_scores" and self._has_more_passes:
+        fills_rows = not self._has_more_passes and self._writer is None
+        if name == "attention_scores" and not fills_rows:
             return torch.full(shape, float("nan"), dtype=dtype)
-        rows_are_whole = "position" in VARIABLES[name].dims
-        if rows_are_whole or (name in MAPS and not self._has_more_passes):
+        if "position" in VARIABLES[name].dims or (name in MAPS and fills_rows):
             return torch.empty(shape, dtype=dtype)
         return torch.zeros(shape, dtype=dtype)
 
     def _share_stream(self) -> bool:
         """Let residual_in and residual_out of all layers, and embedding, share memory."""
         n_layers = self.lm.config.n_layers
-        if len(self.plan.layers) < n_layers or not {*STREAM} <= {*self._buffers}:
+        is_recorded = len(self.plan.layers) == n_layers and {*STREAM} <= {*self._buffers}
+        if not is_recorded or self._writer is not None:
             return False
         shape = (n_layers + 1, *self.plan.shape("residual_in")[1:])
         stream = torch.empty(shape, dtype=self._buffers["residual_in"].dtype)
@@ -802,18 +876,60 @@ class Recorder:
 
     def trace(self) -> xr.Dataset:
         """Everything recorded so far; the arrays are views of the buffers, which only grow."""
-        now = {
+        values = self._values(self._buffers)
+        return build(values, self._coordinates(values), self._describe())
+
+    def _sizes_now(self) -> dict[str, int]:
+        return {
             **self.plan.sizes,
             "step": self._n_passes,
             **dict.fromkeys(("position", "query_position", "key_position"), self._n_positions),
         }
-        values = {}
-        for name, buffer in self._buffers.items():
-            ends = tuple(slice(now[dim]) for dim in VARIABLES[name].dims)
-            values[name] = buffer.numpy()[ends]
-        return build(values, self._coordinates(values), self._describe())
 
-    def _coordinates(self, values: dict[str, np.ndarray]) -> dict[str, Any]:
+    def _values(self, names: Iterable[str]) -> dict[str, np.ndarray]:
+        """What memory holds of these variables, as far as it is recorded."""
+        now = self._sizes_now()
+        return {
+            name: self._buffers[name].numpy()[
+                tuple(slice(now[dim]) for dim in VARIABLES[name].dims)
+            ]
+            for name in names
+        }
+
+    # A trace that is written as it goes
+
+    def _make_writer(self, folder: Path) -> TraceWriter:
+        from llama_viz.trace_folder import TraceWriter
+
+        names = self.plan.by_position
+        return TraceWriter(
+            folder,
+            {name: self.plan.shape(name) for name in names},
+            {name: self.plan.dtype(name) for name in names},
+        )
+
+    def _write_held(self, end: int) -> None:
+        """Write the positions that wait, up to end, and make room for the next ones."""
+        assert self._writer is not None
+        for name in self.plan.by_position if end > self._first else ():
+            held = self._buffers[name]
+            part = held[region(name, self._first, end, first=self._first)]
+            self._writer.put(name, part.numpy(), self._first, end)
+            if name in MAPS:
+                held.fill_(float("nan") if name == "attention_scores" else 0)
+        self._first = end
+
+    def finish(self) -> None:
+        """Complete the trace that was written: what still waits, coordinates and attributes."""
+        assert self._writer is not None
+        self._write_held(self._n_positions)
+        small = self._values(name for name in self._buffers if name not in self.plan.by_position)
+        coordinates = self._coordinates({name: small.get(name) for name in self._buffers})
+        self._writer.finish(
+            self._sizes_now(), small, coordinates, self._describe(), _labels(self.lm)
+        )
+
+    def _coordinates(self, values: Mapping[str, np.ndarray | None]) -> dict[str, Any]:
         config, plan = self.lm.config, self.plan
         new_ids = [step.id for step in self.steps]
         ids = np.array([*self.prompt_ids, *new_ids][: self._n_positions])
@@ -843,9 +959,9 @@ class Recorder:
             if dim in dims:
                 coordinates[dim] = np.arange(plan.sizes[dim])
         for kind in ("candidate", "lens"):
-            if f"{kind}_id" in values:
-                labels = self._label(values[f"{kind}_id"])
-                coordinates[f"{kind}_token"] = (VARIABLES[f"{kind}_id"].dims, labels)
+            chosen = values.get(f"{kind}_id")
+            if chosen is not None:
+                coordinates[f"{kind}_token"] = (VARIABLES[f"{kind}_id"].dims, self._label(chosen))
         if "vocabulary" in dims:
             coordinates["vocabulary_token"] = ("vocabulary", _labels(self.lm).copy())
         return coordinates
