@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 MAP_SUFFIXES = (".pdf", ".png", ".svg")
@@ -71,7 +72,11 @@ def command_line() -> argparse.ArgumentParser:
     )
     record.add_argument("checkpoint", help="a model's name or a path, as for generate --model")
     record.add_argument("prompt", help="the text to continue")
-    record.add_argument("--out", required=True, help="where the trace goes: a path ending in .nc")
+    record.add_argument(
+        "--out",
+        required=True,
+        help="where the trace goes: a path ending in .nc, or in .zarr to write it as it goes",
+    )
     record.add_argument(
         "--nproc", type=int, help="processes that share heads and neurons (default: 1)"
     )
@@ -186,6 +191,21 @@ def run_generate(options: argparse.Namespace, others: list[str]) -> None:
 
 def run_record(options: argparse.Namespace, others: list[str]) -> None:
     """Record a generation, on one process or on several, and print where the trace lies."""
+    settings = {
+        "progress": True,
+        "max_new_tokens": options.max_new_tokens,
+        "taps": options.taps,
+        "layers": options.layers,
+        "memory_limit": None if options.memory_limit == "none" else options.memory_limit,
+        "temperature": options.temperature,
+        "top_k": options.top_k,
+        "top_p": options.top_p,
+        "seed": options.seed,
+    }
+    if Path(options.out).suffix == ".zarr":
+        _record_as_it_goes(options, settings)
+        print(options.out)
+        return
     from llama_viz.parallel import is_first, record_parallel
 
     record_parallel(
@@ -194,18 +214,20 @@ def run_record(options: argparse.Namespace, others: list[str]) -> None:
         options.out,
         options.nproc,
         device=options.device,
-        progress=True,
-        max_new_tokens=options.max_new_tokens,
-        taps=options.taps,
-        layers=options.layers,
-        memory_limit=None if options.memory_limit == "none" else options.memory_limit,
-        temperature=options.temperature,
-        top_k=options.top_k,
-        top_p=options.top_p,
-        seed=options.seed,
+        **settings,
     )
     if is_first():
         print(options.out)
+
+
+def _record_as_it_goes(options: argparse.Namespace, settings: dict[str, Any]) -> None:
+    """Record into a folder that grows with the generation, on one process."""
+    import llama_viz as lv
+
+    if options.nproc not in (None, 1) or int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ValueError("several processes write one file in the end: name a path ending in .nc")
+    lm = lv.load(options.checkpoint, device=options.device)
+    lv.record(lm, options.prompt, path=options.out, **settings)
 
 
 def run_inspect(options: argparse.Namespace, others: list[str]) -> None:

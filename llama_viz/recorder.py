@@ -13,7 +13,8 @@ import re
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -36,16 +37,19 @@ from llama_viz.generation import (
 from llama_viz.kv_cache import KVCache
 from llama_viz.model import causal_mask
 from llama_viz.taps import Norm, Place, find_places, norms, places
-from llama_viz.trace import VARIABLES, build
+from llama_viz.trace import VARIABLES, build, region
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     import xarray as xr
     from torch.utils.hooks import RemovableHandle
 
     from llama_viz.kv_cache import LayerCache
     from llama_viz.language_model import LanguageModel
+    from llama_viz.tokenizer import Tokenizer
+    from llama_viz.trace_folder import TraceWriter
 
 logger = logging.getLogger("llama_viz")
 
@@ -55,6 +59,14 @@ SAMPLED_VARIABLES = ("sampled_id", "sampled_probability")
 # What is not read at a tap: cache variables at the attention module, the rest after each pass.
 CACHE_VARIABLES = ("cache_length", "cache_bytes_used", "cache_bytes_reserved")
 PROBABILITY_VARIABLES = ("entropy", "candidate_id", "candidate_probability")
+# One stream: what a block reads is the very tensor that the one before it wrote.
+STREAM = ("residual_in", "residual_out")
+# The axes of what passes one place: those of its variable, without the one that counts the places.
+AXES = {name: tuple(dim for dim in variable.dims if dim not in ("layer", "norm"))
+        for name, variable in VARIABLES.items()}  # fmt: skip
+# Of a trace that is written as it goes, memory holds the last positions: so many, or so many bytes.
+WINDOW = 256
+WINDOW_BYTES = 2**26
 # How far the logit lens goes at once: rows x vocabulary numbers, 32 MB in float32.
 LENS_CHUNK = 2**23
 
@@ -99,6 +111,7 @@ def record(
     half_precision: bool = False,
     progress: bool = False,
     forced: Sequence[int] = (),
+    path: str | Path | None = None,
 ) -> xr.Dataset:
     """Generate as generate() does and return the trace of the run.
 
@@ -111,6 +124,13 @@ def record(
     A list of prompts is recorded in one run: the trace has the leading dimension prompt, and
     lv.select_prompt gives the trace of each alone.
 
+    With a path, a name ending in .zarr, the trace is written into a folder while it is recorded,
+    and opened there: memory_limit then counts what is held until it is written, and values are read
+    when they are asked for. Nothing is left behind where the recording fails.
+
+    One block's residual_out is the next one's residual_in: where both are recorded and nobody
+    changes the stream between them, they share memory. Copy a trace before you write into it.
+
     Raises MemoryLimitError, before anything runs, where the trace could pass memory_limit (bytes,
     or a text such as "500MB"; None: no limit), and ValueError for unknown taps or layers.
     """
@@ -118,22 +138,28 @@ def record(
     if _is_several(prompt):
         from llama_viz.prompts import record_prompts
 
-        if len(forced):
-            raise ValueError("forced= is for a single prompt; record one by one")
+        for name, is_given in (("forced", len(forced) > 0), ("path", path is not None)):
+            if is_given:
+                raise ValueError(f"{name}= is for a single prompt; record one by one")
         return record_prompts(
             lm, prompt, max_new_tokens, taps, layers, memory_limit, n_candidates, sampling,  # type: ignore[arg-type]
             half_precision=half_precision, progress=progress,
         )  # fmt: skip
     prompt_ids = lm.prompt_ids(prompt)  # type: ignore[arg-type]
     check_new_tokens(max_new_tokens)
-    recorder = Recorder(
-        lm, prompt, prompt_ids, max_new_tokens, taps, layers, memory_limit, n_candidates, sampling,  # type: ignore[arg-type]
-        forced_ids(lm, forced, max_new_tokens), half_precision=half_precision,
-    )  # fmt: skip
-    steps = recorder.run()
-    for _ in tqdm(steps, "recording", max_new_tokens, unit="token", disable=not progress):
-        pass
-    return recorder.trace()
+
+    def run(folder: Path | None) -> Recorder:
+        recorder = Recorder(
+            lm, prompt, prompt_ids, max_new_tokens, taps, layers, memory_limit, n_candidates,  # type: ignore[arg-type]
+            sampling, forced_ids(lm, forced, max_new_tokens), half_precision=half_precision,
+            folder=folder,
+        )  # fmt: skip
+        steps = recorder.run()
+        for _ in tqdm(steps, "recording", max_new_tokens, unit="token", disable=not progress):
+            pass
+        return recorder
+
+    return _recorded(run, path)
 
 
 def record_steps(
@@ -149,6 +175,7 @@ def record_steps(
     top_p: float = 1.0,
     seed: int = 0,
     n_candidates: int = 10,
+    half_precision: bool = False,
     forced: Sequence[int] = (),
 ) -> Iterator[RecordedStep]:
     """The same as record, one step at a time: each step with the trace so far.
@@ -160,7 +187,7 @@ def record_steps(
     sampling = Sampling(temperature, top_k, top_p, seed)
     recorder = Recorder(
         lm, prompt, prompt_ids, max_new_tokens, taps, layers, memory_limit, n_candidates, sampling,
-        forced_ids(lm, forced, max_new_tokens),
+        forced_ids(lm, forced, max_new_tokens), half_precision=half_precision,
     )  # fmt: skip
     return (RecordedStep(step, recorder.trace()) for step in recorder.run())
 
@@ -173,17 +200,36 @@ def record_forward(
     memory_limit: str | int | None = "1GB",
     *,
     n_candidates: int = 10,
+    half_precision: bool = False,
+    path: str | Path | None = None,
 ) -> xr.Dataset:
     """Pass a text through the model once, writing no new token, and return the trace.
 
-    It has one step; sampled_id and sampled_probability are absent.
+    It has one step; sampled_id and sampled_probability are absent. half_precision and path are
+    those of record().
     """
     prompt_ids = lm.prompt_ids(text_or_ids)
-    recorder = Recorder(
-        lm, text_or_ids, prompt_ids, 0, taps, layers, memory_limit, n_candidates, Sampling()
-    )
-    recorder.run_forward()
-    return recorder.trace()
+
+    def run(folder: Path | None) -> Recorder:
+        recorder = Recorder(
+            lm, text_or_ids, prompt_ids, 0, taps, layers, memory_limit, n_candidates, Sampling(),
+            half_precision=half_precision, folder=folder,
+        )  # fmt: skip
+        recorder.run_forward()
+        return recorder
+
+    return _recorded(run, path)
+
+
+def _recorded(run: Callable[[Path | None], Recorder], path: str | Path | None) -> xr.Dataset:
+    """The trace of a run, in memory, or opened in the folder where it was written."""
+    if path is None:
+        return run(None).trace()
+    from llama_viz.trace_folder import open_trace_folder, trace_written_whole
+
+    with trace_written_whole(path) as unfinished:
+        run(unfinished).finish()
+    return open_trace_folder(path)
 
 
 def recording_size(
@@ -303,6 +349,7 @@ class _Plan:
     norms: tuple[Norm, ...]
     sizes: dict[str, int]
     half_precision: bool = False
+    window: int | None = None  # how many positions memory holds, where not all
 
     @classmethod
     def make(
@@ -347,6 +394,25 @@ class _Plan:
     def shape(self, variable: str) -> tuple[int, ...]:
         return tuple(self.sizes[dim] for dim in VARIABLES[variable].dims)
 
+    def held_shape(self, variable: str) -> tuple[int, ...]:
+        """The shape of what memory holds of a variable."""
+        sizes = self.sizes
+        if self.window is not None:
+            sizes = {**sizes, **dict.fromkeys(("position", "query_position"), self.window)}
+        return tuple(sizes[dim] for dim in VARIABLES[variable].dims)
+
+    def windowed(self, n_prompt: int) -> _Plan:
+        """The same, holding no more positions than can wait to be written."""
+        one = sum(replace(self, window=1).held.by_variable[name] for name in self.by_position)
+        n_single = max(1, self.sizes["position"] - n_prompt)
+        return replace(self, window=max(1, min(WINDOW, n_single, WINDOW_BYTES // max(1, one))))
+
+    @property
+    def by_position(self) -> list[str]:
+        """The variables that grow with the text."""
+        return [name for name in self.variables
+                if {"position", "query_position"} & {*VARIABLES[name].dims}]  # fmt: skip
+
     def dtype(self, variable: str) -> str:
         """The numpy type that a variable is kept in."""
         stored = VARIABLES[variable]
@@ -358,9 +424,16 @@ class _Plan:
 
     @property
     def size(self) -> RecordingSize:
+        return self._bytes(self.shape)
+
+    @property
+    def held(self) -> RecordingSize:
+        """What memory holds at once."""
+        return self._bytes(self.held_shape)
+
+    def _bytes(self, shape: Callable[[str], tuple[int, ...]]) -> RecordingSize:
         return RecordingSize({
-            name: int(np.prod(self.shape(name), dtype=np.int64))
-            * np.dtype(self.dtype(name)).itemsize
+            name: math.prod(shape(name)) * np.dtype(self.dtype(name)).itemsize
             for name in self.variables
         })  # fmt: skip
 
@@ -383,16 +456,20 @@ class Recorder:
         batch_row: int = 0,
         padding: int = 0,
         half_precision: bool = False,
+        folder: Path | None = None,
     ) -> None:
         self.lm = lm
         self.plan = _Plan.make(
             lm, len(prompt_ids), max_new_tokens, taps, layers, n_candidates, half_precision
         )
+        if folder is not None:
+            self.plan = self.plan.windowed(len(prompt_ids))
         limit = None if memory_limit is None else parse_bytes(memory_limit)
-        size = self.plan.size
+        size = self.plan.held
         if limit is not None and size.total > limit:
+            what = "the trace" if folder is None else "what waits to be written"
             raise MemoryLimitError(
-                f"the trace would take {size}, more than the memory limit of "
+                f"{what} would take {size}, more than the memory limit of "
                 f"{format_bytes(limit)}; choose taps= or layers=, write fewer tokens, or raise "
                 "memory_limit="
             )
@@ -405,9 +482,14 @@ class Recorder:
         self.edited: list[str] = []
         self._prompt_text = prompt if isinstance(prompt, str) else None
         self._attributes: dict[str, Any] | None = None
-        self._labels: np.ndarray | None = None
         self.batch_row, self.padding = batch_row, padding
+        self._has_more_passes = max_new_tokens > 1
+        self._writer = None if folder is None else self._make_writer(folder)
+        self._first = 0  # the position that the buffers begin with
         self._buffers = {name: self._buffer(name) for name in self.plan.variables}
+        self._shares_stream = self._share_stream()
+        self._stream: Tensor | None = None  # the residual stream, as it was heard last
+        self._nan_ahead: Tensor | None = None  # (position, position): what scores are marked with
         # The same memory seen by numpy, which writes single numbers sooner: what a step leaves.
         self._numbers = {name: buffer.numpy() for name, buffer in self._buffers.items()
                          if VARIABLES[name].dims[0] == "step"}  # fmt: skip
@@ -455,17 +537,27 @@ class Recorder:
         """
         began = time.perf_counter()
         self._thread, self._bounds = threading.get_ident(), (start, end)
+        self._stream = self._nan_ahead = None
         # A changed value may change again, in place, farther on: then it is copied where it passes.
         is_one_column = end - start == 1 and (start > 0 or not self.padding)
         self._collects = is_one_column and not self.lm.model.interventions
+        if self.lm.model.interventions:
+            self._part_stream()
+        if self._writer is not None and end - start > 1:
+            self._write_held(start)
         try:
             yield
             self._after_pass(start, end)
         finally:
-            self._bounds = None
+            self._bounds = self._stream = None
             for rows in self._passed.values():
                 rows.clear()
         self.edited += [n for n in self.lm.model.interventions if n not in self.edited]
+        if self._writer is not None:
+            if end - start > 1:
+                self._first = end  # longer passes are written where they are heard
+            elif end - self._first == self.plan.window or end % WINDOW == 0:
+                self._write_held(end)
         self._step_of_position[start:end] = self._n_passes
         self._put_step("step_positions", end - start)
         self._put_step("step_seconds", time.perf_counter() - began)
@@ -489,12 +581,13 @@ class Recorder:
     def listening(self) -> Iterator[None]:
         """Hooks on inside the block, off after it, whatever happens."""
         handles: list[RemovableHandle] = []
+        modules = dict(self.lm.model.named_modules(remove_duplicate=False))
         try:
             for place in places(self.lm.config.n_layers):
                 row = self._row(place)
                 if row is None:
                     continue
-                module = self.lm.model.get_submodule(place.path)
+                module = modules[place.path]
                 hear = self._listener(place, row)
                 if place.before:
                     handles.append(module.register_forward_pre_hook(
@@ -505,7 +598,7 @@ class Recorder:
             handles.append(self.lm.model.register_forward_hook(self._hear_logits))
             for row, layer in enumerate(self.plan.layers):
                 if any(name in self._buffers for name in (*CACHE_VARIABLES, *MAPS)):
-                    module = self.lm.model.get_submodule(f"blocks.{layer}.attention")
+                    module = modules[f"blocks.{layer}.attention"]
                     handles.append(module.register_forward_hook(
                         lambda module, args, output, row=row: self._hear_cache(row, args[2])
                     ))  # fmt: skip
@@ -568,15 +661,51 @@ class Recorder:
             self._caches[row] = cache
 
     def _keep(self, place: Place, row: int, value: Tensor, start: int, end: int) -> None:
-        """Copy the values of one place into its buffer."""
+        """Copy the values of one place into its buffer, unless they are there."""
+        if self._shares_stream and self._is_written(place.variable, row, value):
+            return
         value = self._of_this_text(place, value, start, end)
         if place.variable == "attention_scores" and end - start > 1:
-            hidden = ~causal_mask(end - start, end, value.device)
-            value = value.masked_fill(hidden, float("nan"))
-        self._put(place.variable, value, start, end, row)
+            if self._nan_ahead is None:  # one for all layers; adding is much faster than filling
+                ahead = ~causal_mask(end - start, end, value.device)
+                self._nan_ahead = torch.zeros_like(ahead, dtype=torch.float32)
+                self._nan_ahead.masked_fill_(ahead, float("nan"))
+            value = value + self._nan_ahead
+        buffer = self._buffers[place.variable]
+        is_whole = value.shape == buffer.shape and value.dtype == buffer.dtype
+        if place.variable == "logits" and is_whole and self._writer is None:
+            # The only pass has made them, and nothing comes after them: they need no copy.
+            self._buffers["logits"] = value.detach().cpu()
+        else:
+            self._put(place.variable, value, start, end, row)
+
+    def _is_written(self, variable: str, row: int, value: Tensor) -> bool:
+        """Whether a value of the shared stream was written where it came from.
+
+        A residual_in that is another tensor was changed on its way: then the buffers part.
+        """
+        if variable not in ("embedding", *STREAM):
+            return False
+        before, self._stream = self._stream, value
+        if variable != "residual_in" or before is None:
+            return False
+        if value is before:
+            return True
+        self._part_stream()
+        return False
 
     def _keep_collected(self, start: int, end: int) -> None:
         """Copy what a pass over one position has collected, each variable in one go."""
+        if self._shares_stream:
+            read, wrote = (self._passed[name] for name in STREAM)
+            sources = {row + 1: value for row, value in wrote.items()}
+            if self._passed.get("embedding"):
+                sources[0] = self._passed["embedding"][-1]
+            if all(value is sources.get(row, value) for row, value in read.items()):
+                for row in sources:
+                    read.pop(row, None)  # it is written as its source
+            else:
+                self._part_stream()
         for variable, values in self._passed.items():
             if variable not in self._buffers or not values:
                 continue
@@ -595,19 +724,21 @@ class Recorder:
 
     def _of_this_text(self, place: Place, value: Tensor, start: int, end: int) -> Tensor:
         """A value without batch axis and padding, its axes apart; checked against its place."""
+        dims = AXES[place.variable]
         now = {"position": end - start, "query_position": end - start, "key_position": end}
-        sizes = [now.get(dim) or self.plan.sizes[dim] for dim in place.dims]
-        # A first pass begins with the padding; later ones only have it among their keys.
-        has_padding = ("key_position",) if start else tuple(now)
-        padded = [
-            size + self.padding * (dim in has_padding)
-            for dim, size in zip(place.dims, sizes, strict=True)
-        ]
+        sizes = padded = [now.get(dim) or self.plan.sizes[dim] for dim in dims]
+        if self.padding:
+            # A first pass begins with the padding; later ones only have it among their keys.
+            has_padding = ("key_position",) if start else tuple(now)
+            padded = [
+                size + self.padding * (dim in has_padding)
+                for dim, size in zip(dims, sizes, strict=True)
+            ]
         row = min(self.batch_row, value.shape[0] - 1)  # what is the same for all has one row
         if value[row].numel() != math.prod(padded):
             raise ValueError(
                 f"{place.name} gave the shape {tuple(value.shape)}, but its axes are "
-                f"(batch, {', '.join(place.dims)}) with the sizes {(1, *sizes)}"
+                f"(batch, {', '.join(dims)}) with the sizes {(1, *sizes)}"
             )
         value = value[row].reshape(padded)
         return value[tuple(slice(-size, None) for size in sizes)] if self.padding else value
@@ -616,11 +747,11 @@ class Recorder:
         self, name: str, value: Any, start: int, end: int, row: int | slice = slice(None)
     ) -> None:
         """Write positions start to end of a variable, in one row (a layer, a norm) or in all."""
-        spans = {"layer": row, "norm": row, "position": slice(start, end),
-                 "query_position": slice(start, end), "key_position": slice(end)}  # fmt: skip
-        self._buffers[name][tuple(spans.get(dim, slice(None)) for dim in VARIABLES[name].dims)] = (
-            value
-        )
+        if self._writer is not None and end - start > 1:
+            kept = value.detach().to("cpu", self._buffers[name].dtype)
+            self._writer.put(name, kept.numpy(), start, end, row)
+        else:
+            self._buffers[name][region(name, start, end, row, self._first)] = value
 
     # After each pass: what was collected, and what is computed from its values and the weights
 
@@ -651,7 +782,7 @@ class Recorder:
         by_head = dropped[self.lm.config.kv_head_of_head, None].cpu()
         for name in MAPS:
             if name in self._buffers:
-                seen = self._buffers[name][row, :, start:end, :end]
+                seen = self._buffers[name][region(name, start, end, row, self._first)]
                 seen.masked_fill_(by_head, float("nan"))
 
     def _keep_probabilities(self) -> None:
@@ -708,32 +839,97 @@ class Recorder:
     # The trace
 
     def _buffer(self, name: str) -> Tensor:
-        shape = self.plan.shape(name)
-        dtype = getattr(torch, self.plan.dtype(name))
-        if name == "attention_scores":
-            return torch.full(shape, float("nan"), dtype=dtype)
+        """Room for a variable. What nobody will write, as above the diagonal, holds something."""
+        shape, dtype = self.plan.held_shape(name), getattr(torch, self.plan.dtype(name))
         if name == "norm_gain":
             model = self.lm.model
             weights = [model.get_parameter(f"{norm.path}.weight") for norm in self.plan.norms]
-            if not weights:
-                return torch.zeros(shape, dtype=dtype)
-            return torch.stack([weight.detach().to(dtype).cpu() for weight in weights])
+            if weights:
+                return torch.stack([weight.detach().to(dtype).cpu() for weight in weights])
+        fills_rows = not self._has_more_passes and self._writer is None
+        if name == "attention_scores" and not fills_rows:
+            return torch.full(shape, float("nan"), dtype=dtype)
+        if "position" in VARIABLES[name].dims or (name in MAPS and fills_rows):
+            return torch.empty(shape, dtype=dtype)
         return torch.zeros(shape, dtype=dtype)
+
+    def _share_stream(self) -> bool:
+        """Let residual_in and residual_out of all layers, and embedding, share memory."""
+        n_layers = self.lm.config.n_layers
+        is_recorded = len(self.plan.layers) == n_layers and {*STREAM} <= {*self._buffers}
+        if not is_recorded or self._writer is not None:
+            return False
+        shape = (n_layers + 1, *self.plan.shape("residual_in")[1:])
+        stream = torch.empty(shape, dtype=self._buffers["residual_in"].dtype)
+        self._buffers["residual_in"], self._buffers["residual_out"] = stream[:-1], stream[1:]
+        if "embedding" in self._buffers:
+            self._buffers["embedding"] = stream[0]
+        return True
+
+    def _part_stream(self) -> None:
+        """Give up sharing: from now on somebody changes the stream between two blocks."""
+        if self._shares_stream:
+            self._shares_stream = False
+            for name in ("embedding", "residual_in"):
+                if name in self._buffers:
+                    self._buffers[name] = self._buffers[name].clone()
 
     def trace(self) -> xr.Dataset:
         """Everything recorded so far; the arrays are views of the buffers, which only grow."""
-        now = {
+        values = self._values(self._buffers)
+        return build(values, self._coordinates(values), self._describe())
+
+    def _sizes_now(self) -> dict[str, int]:
+        return {
             **self.plan.sizes,
             "step": self._n_passes,
             **dict.fromkeys(("position", "query_position", "key_position"), self._n_positions),
         }
-        values = {}
-        for name, buffer in self._buffers.items():
-            ends = tuple(slice(now[dim]) for dim in VARIABLES[name].dims)
-            values[name] = buffer.numpy()[ends]
-        return build(values, self._coordinates(values), self._describe())
 
-    def _coordinates(self, values: dict[str, np.ndarray]) -> dict[str, Any]:
+    def _values(self, names: Iterable[str]) -> dict[str, np.ndarray]:
+        """What memory holds of these variables, as far as it is recorded."""
+        now = self._sizes_now()
+        return {
+            name: self._buffers[name].numpy()[
+                tuple(slice(now[dim]) for dim in VARIABLES[name].dims)
+            ]
+            for name in names
+        }
+
+    # A trace that is written as it goes
+
+    def _make_writer(self, folder: Path) -> TraceWriter:
+        from llama_viz.trace_folder import TraceWriter
+
+        names = self.plan.by_position
+        return TraceWriter(
+            folder,
+            {name: self.plan.shape(name) for name in names},
+            {name: self.plan.dtype(name) for name in names},
+        )
+
+    def _write_held(self, end: int) -> None:
+        """Write the positions that wait, up to end, and make room for the next ones."""
+        assert self._writer is not None
+        for name in self.plan.by_position if end > self._first else ():
+            held = self._buffers[name]
+            part = held[region(name, self._first, end, first=self._first)]
+            self._writer.put(name, part.numpy(), self._first, end)
+            if name in MAPS:
+                held.fill_(float("nan") if name == "attention_scores" else 0)
+        self._first = end
+
+    def finish(self) -> None:
+        """Complete the trace that was written: what still waits, coordinates and attributes."""
+        assert self._writer is not None
+        self._write_held(self._n_positions)
+        small = self._values(name for name in self._buffers if name not in self.plan.by_position)
+        coordinates = self._coordinates({name: small.get(name) for name in self._buffers})
+        self._writer.finish(
+            self._sizes_now(), small, coordinates, self._describe(), _labels(self.lm)
+        )
+
+    def _coordinates(self, values: Mapping[str, np.ndarray | None]) -> dict[str, Any]:
         config, plan = self.lm.config, self.plan
         new_ids = [step.id for step in self.steps]
         ids = np.array([*self.prompt_ids, *new_ids][: self._n_positions])
@@ -763,21 +959,15 @@ class Recorder:
             if dim in dims:
                 coordinates[dim] = np.arange(plan.sizes[dim])
         for kind in ("candidate", "lens"):
-            if f"{kind}_id" in values:
-                labels = self._label(values[f"{kind}_id"])
-                coordinates[f"{kind}_token"] = (VARIABLES[f"{kind}_id"].dims, labels)
+            chosen = values.get(f"{kind}_id")
+            if chosen is not None:
+                coordinates[f"{kind}_token"] = (VARIABLES[f"{kind}_id"].dims, self._label(chosen))
         if "vocabulary" in dims:
-            coordinates["vocabulary_token"] = ("vocabulary", self._label_table())
+            coordinates["vocabulary_token"] = ("vocabulary", _labels(self.lm).copy())
         return coordinates
 
-    def _label_table(self) -> np.ndarray:
-        if self._labels is None:
-            labels = [self.lm.label(token_id) for token_id in range(self.lm.config.vocab_size)]
-            self._labels = np.array(labels, dtype=str)
-        return self._labels
-
     def _label(self, ids: np.ndarray) -> np.ndarray:
-        return self._label_table()[ids.astype(np.int64)]
+        return _labels(self.lm)[ids.astype(np.int64)]
 
     def _describe(self) -> dict[str, Any]:
         if self._attributes is None:
@@ -818,6 +1008,17 @@ class Recorder:
                 "python": platform.python_version(),
             },
         }
+
+
+def _labels(lm: LanguageModel) -> np.ndarray:
+    """The label of every token of a vocabulary, made once for each tokenizer."""
+    return _labels_of(lm.tokenizer, lm.config.vocab_size)
+
+
+@lru_cache(maxsize=8)
+def _labels_of(tokenizer: Tokenizer | None, vocab_size: int) -> np.ndarray:
+    label = str if tokenizer is None else tokenizer.label
+    return np.array([label(token_id) for token_id in range(vocab_size)], dtype=str)
 
 
 def _is_several(prompt: Any) -> bool:

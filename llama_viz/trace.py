@@ -106,12 +106,28 @@ def build(
     """Put recorded arrays together; every variable gets its meaning and unit as attributes."""
     data = {}
     for name, value in values.items():
-        variable = VARIABLES[name]
-        notes = {"long_name": variable.meaning}
-        if variable.unit:
-            notes["units"] = variable.unit
-        data[name] = xr.Variable(variable.dims, value, notes)
+        data[name] = xr.Variable(VARIABLES[name].dims, value, notes_of(name))
     return xr.Dataset(data, coordinates, attributes)
+
+
+def notes_of(name: str) -> dict[str, str]:
+    """What a variable of a trace says of itself: its meaning and its unit."""
+    variable = VARIABLES[name]
+    unit = {"units": variable.unit} if variable.unit else {}
+    return {"long_name": variable.meaning, **unit}
+
+
+def region(
+    name: str, start: int, end: int, row: int | slice = slice(None), first: int = 0
+) -> tuple[int | slice, ...]:
+    """Where positions start to end of a variable lie, in one row (a layer, a norm) or in all.
+
+    first is the position that the array begins with.
+    """
+    here = slice(start - first, end - first)
+    spans = {"layer": row, "norm": row, "position": here, "query_position": here,
+             "key_position": slice(end)}  # fmt: skip
+    return tuple(spans.get(dim, slice(None)) for dim in VARIABLES[name].dims)
 
 
 # What the texts of a batch differ in: one value for each prompt, in a list.
@@ -197,9 +213,15 @@ def save_trace(trace: xr.Dataset, path: str | Path) -> None:
 def load_trace(path: str | Path) -> xr.Dataset:
     """Read a trace written by save_trace, whole, into memory.
 
+    A folder that record(path=...) wrote is opened, and its values are read as they are asked for.
+
     Raises TraceError where the file is missing, damaged, cut short, or holds something else.
     """
     path = Path(path)
+    if path.is_dir():
+        from llama_viz.trace_folder import open_trace_folder
+
+        return open_trace_folder(path)
     if not path.is_file():
         raise TraceError(f"{path}: there is no such file")
     try:

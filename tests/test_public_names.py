@@ -23,7 +23,7 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 def test_importing_loads_nothing_heavy():
-    heavy = {"torch", "xarray", "plotly", "matplotlib"}
+    heavy = {"torch", "xarray", "plotly", "matplotlib", "zarr"}
     code = f"import sys, llama_viz; print(sorted({heavy} & set(sys.modules)))"
     printed = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True

@@ -308,6 +308,92 @@ def test_sizes_are_written():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("kind", ["forward", "steps"])
+def test_half_precision_in_a_forward_pass_and_in_steps(kind):
+    lm = random_model()
+
+    def record(**options):
+        if kind == "forward":
+            return lv.record_forward(lm, [1, 2, 3, 4, 5], **options)
+        *_, (_, trace) = lv.record_steps(lm, [1, 2, 3], 6, **options)
+        return trace
+
+    wide, half = record(), record(half_precision=True)
+    assert half["attention_weights"].dtype == half["logits"].dtype == np.float16
+    assert half["rotation_angle"].dtype == half["rms"].dtype == np.float32
+    assert half.attrs["bytes_planned"] < 0.6 * wide.attrs["bytes_planned"]
+    for name in ("attention_scores", "residual_in", "residual_out", "logits"):
+        np.testing.assert_array_equal(half[name], wide[name].astype(np.float16))
+
+
+STREAM = ["embedding", "residual_in", "residual_out"]
+
+
+def recorded_apart(record):
+    """The variables of the residual stream, each from a recording of it alone."""
+    return {name: record([name])[name] for name in STREAM}
+
+
+def test_the_residual_stream_is_kept_once():
+    lm = random_model()
+    trace = lv.record(lm, [1, 2, 3], 6, taps=STREAM)
+    assert np.shares_memory(trace.residual_in[1:].values, trace.residual_out[:-1].values)
+    assert np.shares_memory(trace.residual_in[0].values, trace.embedding.values)
+    apart = recorded_apart(lambda taps: lv.record(lm, [1, 2, 3], 6, taps=taps))
+    for name in STREAM:
+        np.testing.assert_array_equal(trace[name], apart[name])
+    some = lv.record(lm, [1, 2, 3], 6, taps=STREAM, layers=[0, 2])
+    np.testing.assert_array_equal(some.residual_in, trace.residual_in[[0, 2]])
+    np.testing.assert_array_equal(some.residual_out, trace.residual_out[[0, 2]])
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("name", ["embedding", "blocks.1.residual_in", "blocks.1.residual_out"])
+def test_a_changed_stream_is_kept_apart(name, in_place):
+    lm = random_model()
+
+    def change(value, context):
+        return value.mul_(3) if in_place else 3 * value
+
+    with lv.intervene(lm, {name: change}):
+        trace = lv.record(lm, [1, 2, 3], 6, taps=STREAM)
+        apart = recorded_apart(lambda taps: lv.record(lm, [1, 2, 3], 6, taps=taps))
+    for variable in STREAM:
+        np.testing.assert_array_equal(trace[variable], apart[variable])
+    assert not np.shares_memory(trace.residual_in.values, trace.residual_out.values)
+    factor = 3 if name == "blocks.1.residual_in" else 1
+    assert close(trace.residual_in[1], factor * trace.residual_out[0])
+
+
+def test_a_stream_that_is_changed_in_mid_run_parts_from_there():
+    lm = random_model()
+    steps = lv.record_steps(lm, [1, 2, 3], 6, taps=STREAM)
+    next(steps)
+    _, earlier = next(steps)
+    kept = earlier.copy(deep=True)
+    with lv.intervene(lm, {"blocks.2.residual_in": lambda value, context: 3 * value}):
+        next(steps)
+    *_, (_, trace) = steps
+    assert earlier.identical(kept)
+    inside, outside = trace.isel(position=[4]), trace.isel(position=[0, 1, 2, 3, 5, 6, 7])
+    assert close(inside.residual_in[2], 3 * inside.residual_out[1])
+    assert close(outside.residual_in[1:], outside.residual_out[:-1])
+    assert not close(inside.residual_in[2], inside.residual_out[1])
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize("n_prompt", [1, 4])  # a single column is collected, more are not
+def test_a_hook_of_somebody_else_may_change_the_stream(n_prompt, layer):
+    lm = random_model()
+    block = lm.model.blocks[layer]
+    handle = block.register_forward_pre_hook(lambda module, args: (2 * args[0], *args[1:]))
+    trace = lv.record(lm, [5, 6, 7, 8][:n_prompt], 3, taps=STREAM)
+    handle.remove()
+    stream = np.concatenate([trace.embedding.values[None], trace.residual_out.values])
+    stream[layer] *= 2
+    assert close(trace.residual_in, stream[:-1])
+
+
 # Step by step
 
 
