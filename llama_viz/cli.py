@@ -206,7 +206,7 @@ def run_record(options: argparse.Namespace, others: list[str]) -> None:
         _record_as_it_goes(options, settings)
         print(options.out)
         return
-    from llama_viz.parallel import is_first, record_parallel
+    from llama_viz.parallel import is_first, leave_group, record_parallel
 
     record_parallel(
         options.checkpoint,
@@ -218,6 +218,7 @@ def run_record(options: argparse.Namespace, others: list[str]) -> None:
     )
     if is_first():
         print(options.out)
+    leave_group()
 
 
 def _record_as_it_goes(options: argparse.Namespace, settings: dict[str, Any]) -> None:

@@ -122,6 +122,17 @@ def is_first() -> bool:
     return _outer_group() is None or os.environ["RANK"] == "0"
 
 
+def leave_group() -> None:
+    """End this process where it is one of several that torchrun has started; all must be written.
+
+    The threads of its libraries are not waited for: at Python's end they abort a process at times.
+    """
+    if _outer_group() is not None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+
 def _outer_group() -> int | None:
     """How many processes torchrun, or a launcher of its kind, has started; None: none did."""
     if "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1:
