@@ -81,7 +81,7 @@ def notebooks(folder: Path = FOLDER) -> list[Path]:
 def execute(paths: list[Path], *, is_timed: bool = False) -> int:
     """Run notebooks one after another and store them; the first error stops and is shown.
 
-    is_timed: the seconds of all of them are stored, too, once the last is done.
+    is_timed: the seconds of all but the solutions are stored, too, once the last is done.
     """
     os.environ.update(KERNEL_ENVIRONMENT)
     seconds: dict[str, float] = {}
@@ -93,8 +93,10 @@ def execute(paths: list[Path], *, is_timed: bool = False) -> int:
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
             print(f"failed\n\n{error}", flush=True)
             return 1
-        seconds[path.stem] = round(time.monotonic() - began, 1)
-        print(f"{seconds[path.stem]:.0f} s{'' if changed else ', unchanged'}", flush=True)
+        taken = round(time.monotonic() - began, 1)
+        if path.parent.name != "solutions":  # they have the names of their notebooks
+            seconds[path.stem] = taken
+        print(f"{taken:.0f} s{'' if changed else ', unchanged'}", flush=True)
     if is_timed:
         command = "python notebooks/execute.py --times"
         store_measurement("notebooks", command=command, seconds=seconds)

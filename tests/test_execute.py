@@ -73,7 +73,10 @@ def test_the_seconds_are_stored_when_asked_for(
     path = write(tmp_path, code("import time; time.sleep(0.3)"))
     assert execute.execute([path]) == 0
     assert list((tmp_path / "data").iterdir()) == []
-    assert execute.execute([path], is_timed=True) == 0
+    (tmp_path / "solutions").mkdir()
+    solution = write(tmp_path / "solutions", code("depth = 6"))
+    assert solution.stem == path.stem
+    assert execute.execute([path, solution], is_timed=True) == 0
     stored = measurement("notebooks")
     assert stored["command"] == "python notebooks/execute.py --times"
     assert 0.3 <= stored["seconds"]["00_example"] < 60
