@@ -76,7 +76,7 @@ def test_loss_and_samples_stream(opened, lab):
     seen = [recorded]
     for _ in range(3):
         seen.append(training.shown_after(seen[-1]))
-    assert 60 <= training.step() < 600  # while it trains, not in the end
+    assert 40 <= training.step() < 600  # while it trains, not in the end
     assert len({picture for picture, _ in seen}) == len(seen)
     assert len({text for _, text in seen}) == len(seen)
 
