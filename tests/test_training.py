@@ -701,6 +701,8 @@ def test_snapshots_are_spread_over_the_fall():
     assert 400 in chosen or 500 in chosen
     assert chosen == sorted(set(chosen))
     assert spread_over_fall({0: 7.0, 10: 6.0}, 5) == [0, 10]
+    at_once = dict.fromkeys(range(0, 3001, 100), 1.0) | {0: 7.0}
+    assert 100 in spread_over_fall(at_once, 4)  # the fall of the very first steps counts, too
     # Another text from step 1000 on: both falls are kept, also the one that ends no lower.
     twice = dict.fromkeys(range(0, 3001, 100), 1.0)
     twice |= dict.fromkeys(range(0, 500, 100), 7.0) | {1100: 8.0, 1200: 4.0, 1300: 2.0}

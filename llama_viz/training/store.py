@@ -202,17 +202,18 @@ def _losses_at(trainer: Trainer, steps: list[int]) -> dict[int, float]:
 def spread_over_fall(losses: dict[int, float], count: int, other_text_from: int = 0) -> list[int]:
     """`count` of the steps, first and last among them, dense where the loss falls.
 
-    losses are by step, in order; behind other_text_from they are those of another text, and fall
-    anew. A third of the way is measured by the fall of the loss, the rest by the root of the step,
-    so that what a model learns late and quietly is not left out.
+    losses are by step, in order; behind other_text_from (0: nowhere) they are those of another
+    text, and fall anew. A third of the way is measured by the fall of the loss, the rest by the
+    root of the step, so that what a model learns late and quietly is not left out.
     """
     steps = list(losses)
     if len(steps) <= count:
         return steps
+    border = other_text_from or -1  # without another text, step 0 belongs to what follows it
     fallen: list[float] = []
     for of_this_text in (
-        [losses[step] for step in steps if step <= other_text_from],
-        [losses[step] for step in steps if step > other_text_from],
+        [losses[step] for step in steps if step <= border],
+        [losses[step] for step in steps if step > border],
     ):
         before = fallen[-1] if fallen else 0.0
         fallen += [before + of_this_text[0] - lowest for lowest in accumulate(of_this_text, min)]
