@@ -2,9 +2,9 @@
 
 Such a pass multiplies one row by every weight. Two things take its time: the weights must be read
 from memory, all of them, and a hundred small operations must be started. So products are shared out
-over the threads, projections that read the same row are joined into one product, and a block in
-which nobody listens starts as few operations as can be. Where somebody listens inside a part, that
-part runs as model.py has it, on the same joined weights.
+over the threads, projections that read the same row are joined into one product, and a part of a
+block in which nobody listens starts as few operations as can be. Where somebody listens, that part
+runs step by step, on the same joined weights.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks_of_all
 
 from llama_viz.model import Attention, Block, FeedForward, Llama, RMSNorm, rotate
+from llama_viz.taps import BLOCK_NORMS, TAP_POINTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from llama_viz.kv_cache import LayerCache
+    from llama_viz.taps import Tap
 
 
 def optimize(model: Llama, dtype: torch.dtype | None = None) -> None:
@@ -181,30 +183,23 @@ def _is_touched(parts: Mapping[str, nn.Module | None], inside: Mapping[str, nn.M
     )
 
 
-def _root_mean_square(row: Tensor, eps: float) -> float:
-    """Of a row (feature,) in float32 on a CPU, from one dot product."""
-    return (row.dot(row).item() / len(row) + eps) ** 0.5
-
-
-def _normed(row: Tensor, gain: Tensor, eps: float) -> Tensor:
-    """RMSNorm of a row (feature,) on a CPU."""
+def _normed(row: Tensor, gain: Tensor, eps: float, tap: Tap) -> Tensor:
+    """RMSNorm of a row (feature,) on a CPU; its root mean square comes from one dot product."""
     wide = row.float()
-    return (wide * gain).mul_(1 / _root_mean_square(wide, eps)).to(row.dtype)
+    rms = (wide.dot(wide).item() / wide.numel() + eps) ** 0.5
+    if tap.observed:
+        rms = tap(wide.new_full((1, 1), rms)).item()
+    return (wide * gain).mul_(1 / rms).to(row.dtype)
 
 
 class OptimizedNorm(RMSNorm):
     """RMSNorm that starts few operations for a single row on a CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
-        is_one_row = x.numel() == x.shape[-1] and x.is_cpu and x.dtype in ONE_ROW_TYPES
-        if not is_one_row or x.requires_grad:
+        is_one_row = x.dim() == 3 and x.numel() == x.shape[-1]
+        if not is_one_row or not x.is_cpu or x.dtype not in ONE_ROW_TYPES or x.requires_grad:
             return super().forward(x)
-        row = x.flatten()
-        if not self.rms.observed:
-            return _normed(row, self.weight, self.eps).view(x.shape)
-        wide = x.float()
-        rms = self.rms(wide.new_full(x.shape[:-1], _root_mean_square(row.float(), self.eps)))
-        return (wide / rms[..., None]).to(x.dtype) * self.weight
+        return _normed(x.flatten(), self.weight, self.eps, self.rms).view(x.shape)
 
 
 class OptimizedAttention(Attention):
@@ -254,7 +249,7 @@ class OptimizedFeedForward(FeedForward):
 
 
 class OptimizedBlock(Block):
-    """A block that one row passes as a whole, module by module only where somebody listens."""
+    """A block that one row passes as a whole, with its listeners at the taps' places."""
 
     one_row: OneRowBlock
 
@@ -268,27 +263,55 @@ class OptimizedBlock(Block):
         return super().forward(x, rotation, cache)
 
 
-class OneRowBlock:
-    """The arithmetic of a block for one row on a CPU, with nobody's taps in between.
+# The places inside a block where listeners are served.
+SERVED = {point.path for point in TAP_POINTS.values() if point.per_layer and point.path}
+SERVED |= {f"{norm}.rms" for _, norm in BLOCK_NORMS}
 
-    At small sizes starting an operation takes as long as what it computes. So the row is a flat
-    one, the root mean square a number, query and key are turned where they stand, and key and value
-    enter the cache in one copy.
+
+def _heard(module: nn.Module, value: Tensor, read: Tensor | None = None) -> Tensor:
+    """What the listeners of a module make of a value that was computed without calling it.
+
+    read is what the module would have been given; None where that is the value itself.
+    """
+    for hook in tuple(module._forward_hooks.values()):
+        changed = hook(module, (value if read is None else read,), value)
+        value = value if changed is None else changed
+    return value
+
+
+class OneRowBlock:
+    """The arithmetic of a block for one row on a CPU, calling no module.
+
+    At small sizes starting an operation takes as long as what it computes, and calling a module as
+    long again. So the row is a flat one, the root mean square a number, and where nobody listens
+    query and key are turned where they stand, and enter the cache in one copy.
     """
 
     def __init__(self, block: Block) -> None:
         attention, feed_forward = block.attention, block.feed_forward
-        inside = [module for module in block.modules() if module is not block]
-        # Those of single modules, and those that PyTorch hangs on all modules there are.
-        self._hooks = [hooks for module in inside
-                       for hooks in (module._forward_hooks, module._forward_pre_hooks)]  # fmt: skip
-        self._hooks += [hooks_of_all._global_forward_hooks, hooks_of_all._global_forward_pre_hooks]
+        self._block, self._attention, self._feed_forward = block, attention, feed_forward
+        self._norms = (block.attention_norm, block.feed_forward_norm)
+        inside = {name: module for name, module in block.named_modules() if name}
+        heard = {name: module for name, module in inside.items() if name in SERVED}
+        self._attention_hooks, self._feed_forward_hooks = (
+            [module._forward_hooks for name, module in heard.items() if name.startswith(part)]
+            for part in ("attention.", "feed_forward.")
+        )
+        # Hooks that need the module to be called, and those that PyTorch hangs on all modules.
+        self._other_hooks: list[Mapping] = [
+            hooks_of_all._global_forward_hooks, hooks_of_all._global_forward_pre_hooks
+        ]  # fmt: skip
+        self._other_hooks += [module._forward_pre_hooks for module in inside.values()]
+        for name, module in inside.items():
+            if name in heard:
+                self._other_hooks.append(module._forward_hooks_with_kwargs)
+                self._other_hooks.append(module._forward_hooks_always_called)
+            else:
+                self._other_hooks.append(module._forward_hooks)
         self._places = [(module._modules, name, child) for module in block.modules()
                         for name, child in module.named_children()]  # fmt: skip
         # A module finds its parameters slowly; the dictionaries that hold them are their own.
-        first, second = block.attention_norm, block.feed_forward_norm
-        self._gains = (cast("Gain", first._parameters), cast("Gain", second._parameters))
-        self._eps = (first.eps, second.eps)
+        self._gains = tuple(cast("Gain", norm._parameters) for norm in self._norms)
         linears = (attention.query, attention.output, feed_forward.gate, feed_forward.down)
         self._joined = tuple(cast("OneRowLinear", linear).joined for linear in linears)
         weight = attention.query.weight
@@ -296,16 +319,17 @@ class OneRowBlock:
         # How query, key and value lie in their joined product: (shape, stride) of their views.
         n_heads, n_kv_heads, size = attention.n_heads, attention.n_kv_heads, attention.head_dim
         self._n_queries, kv_width = n_heads * size, n_kv_heads * size
+        self._widths = [self._n_queries, kv_width, kv_width]
         self._n_turned = self._n_queries + kv_width
         self._pairs = (1, 1, n_heads + n_kv_heads, size // 2)
         self._query = (1, n_kv_heads, n_heads // n_kv_heads, size)
         self._key_value = (2, 1, n_kv_heads, 1, size), (kv_width, kv_width, size, size, 1)
 
     def holds_for(self, x: Tensor, cache: LayerCache) -> bool:
-        """Whether one row passes, nobody listens inside, and all is as it was laid out."""
+        """Whether one row passes that may see every key, and all is as it was laid out."""
         if not self._is_possible or x.numel() != x.shape[-1] or x.requires_grad:
             return False
-        if any(self._hooks) or cache.hidden(1) is not None:
+        if any(self._other_hooks) or cache.hidden(1) is not None:
             return False
         for modules, name, module in self._places:
             if modules[name] is not module:
@@ -319,14 +343,25 @@ class OneRowBlock:
     def __call__(self, x: Tensor, rotation: Tensor, cache: LayerCache) -> Tensor:
         """x (1, 1, feature) to the same, as Block has it."""
         query_key_value, output, gate_up, down = self._joined
-        (first, second), (first_eps, second_eps) = self._gains, self._eps
         row = x.view(-1)
-        normed = _normed(row, first["weight"], first_eps)
-        heads = self._attend(query_key_value.flat_product(normed), rotation, cache)
-        row = output.added(row, heads)
-        normed = _normed(row, second["weight"], second_eps)
+        normed = self._norm(row, 0)
+        if any(self._attention_hooks):
+            row = row + self._attend_heard(normed, rotation, cache)
+        else:
+            heads = self._attend(query_key_value.flat_product(normed), rotation, cache)
+            row = output.added(row, heads)
+        if self._block.residual_middle._forward_hooks:
+            row = _heard(self._block.residual_middle, row.view(x.shape)).view(-1)
+        normed = self._norm(row, 1)
+        if any(self._feed_forward_hooks):
+            return (row + self._feed_heard(normed)).view(x.shape)
         gate, up = gate_up.flat_product(normed).chunk(2)
         return down.added(row, F.silu(gate, inplace=True).mul_(up)).view(x.shape)
+
+    def _norm(self, row: Tensor, number: int) -> Tensor:
+        """What the first or the second norm of the block makes of the row."""
+        norm = self._norms[number]
+        return _normed(row, self._gains[number]["weight"], norm.eps, norm.rms)
 
     def _attend(self, joined: Tensor, rotation: Tensor, cache: LayerCache) -> Tensor:
         """What the heads make of query, key and value, side by side in one row: (head_feature,)."""
@@ -338,3 +373,43 @@ class OneRowBlock:
         query = joined[: self._n_queries].view(self._query)
         keys, values = cache.append_both(joined.as_strided(*self._key_value, self._n_queries))
         return F.scaled_dot_product_attention(query, keys, values).reshape(-1)
+
+    def _attend_heard(self, row: Tensor, rotation: Tensor, cache: LayerCache) -> Tensor:
+        """Attention of a normed row, step by step, with all its listeners: (feature,)."""
+        attention, x = self._attention, row.view(1, 1, -1)
+        size, n_kv_heads = attention.head_dim, attention.n_kv_heads
+        linears = (attention.query, attention.key, attention.value)
+        products = self._joined[0].flat_product(row).view(1, 1, -1).split_with_sizes(
+            self._widths, dim=-1
+        )  # fmt: skip
+        query, key, value = (
+            _heard(linear, product, x).view(1, 1, -1, size)
+            for linear, product in zip(linears, products, strict=True)
+        )
+        query = _heard(attention.query_rotated, _rotated(query, rotation))
+        key = _heard(attention.key_rotated, _rotated(key, rotation))
+        keys, values = cache.append(key.transpose(1, 2), value.transpose(1, 2))
+        # Without the batch axis: a product of three axes is started sooner than one of four.
+        scores = torch.bmm(query.view(n_kv_heads, -1, size), keys[0].transpose(1, 2))
+        scores = _heard(attention.scores, scores.mul_(size**-0.5).view(1, -1, 1, cache.length))
+        weights = scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype)
+        weights = _heard(attention.weights, weights)
+        mixed = torch.bmm(weights.view(n_kv_heads, -1, cache.length), values[0])
+        heads = _heard(attention.head_output, mixed.view(1, 1, -1, size)).view(1, 1, -1)
+        product = self._joined[1].flat_product(heads.view(-1)).view(x.shape)
+        return _heard(attention.output, product, heads).view(-1)
+
+    def _feed_heard(self, row: Tensor) -> Tensor:
+        """The feed-forward of a normed row, step by step, with all its listeners: (feature,)."""
+        feed_forward, x = self._feed_forward, row.view(1, 1, -1)
+        gate, up = self._joined[2].flat_product(row).view(1, 1, -1).chunk(2, dim=-1)
+        gate, up = _heard(feed_forward.gate, gate, x), _heard(feed_forward.up, up, x)
+        active = _heard(feed_forward.neuron_activation, F.silu(gate) * up)
+        product = self._joined[3].flat_product(active.view(-1)).view(x.shape)
+        return _heard(feed_forward.down, product, active).view(-1)
+
+
+def _rotated(x: Tensor, rotation: Tensor) -> Tensor:
+    """rotate() of a row in fewer operations."""
+    pairs = x.float().view(torch.complex64)
+    return (pairs * rotation).view(torch.float32).to(x.dtype)

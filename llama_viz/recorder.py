@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     import xarray as xr
     from torch.utils.hooks import RemovableHandle
 
-    from llama_viz.kv_cache import LayerCache
     from llama_viz.language_model import LanguageModel
     from llama_viz.tokenizer import Tokenizer
     from llama_viz.trace_folder import TraceWriter
@@ -496,7 +495,7 @@ class Recorder:
         # Values of the pass under way that are needed after it: variable -> row -> tensor.
         self._passed: dict[str, dict[int, Tensor]] = {}
         self._place_of: dict[tuple[str, int], Place] = {}
-        self._caches: dict[int, LayerCache] = {}
+        self._cache: KVCache | None = None
         self._bounds: tuple[int, int] | None = None
         self._collects = False
         self._thread = 0
@@ -591,17 +590,10 @@ class Recorder:
                 hear = self._listener(place, row)
                 if place.before:
                     handles.append(module.register_forward_pre_hook(
-                        lambda module, args, hear=hear: hear(args[0])))  # fmt: skip
+                        lambda module, args, hear=hear: hear(module, args, args[0])))  # fmt: skip
                 else:
-                    handles.append(module.register_forward_hook(
-                        lambda module, args, output, hear=hear: hear(output)))  # fmt: skip
-            handles.append(self.lm.model.register_forward_hook(self._hear_logits))
-            for row, layer in enumerate(self.plan.layers):
-                if any(name in self._buffers for name in (*CACHE_VARIABLES, *MAPS)):
-                    module = modules[f"blocks.{layer}.attention"]
-                    handles.append(module.register_forward_hook(
-                        lambda module, args, output, row=row: self._hear_cache(row, args[2])
-                    ))  # fmt: skip
+                    handles.append(module.register_forward_hook(hear))
+            handles.append(self.lm.model.register_forward_hook(self._hear_model, with_kwargs=True))
             yield
         finally:
             for handle in handles:
@@ -629,7 +621,7 @@ class Recorder:
         """Start and end of the pass under way; None where it is not this recording's."""
         return self._bounds if threading.get_ident() == self._thread else None
 
-    def _listener(self, place: Place, row: int) -> Callable[[Tensor], None]:
+    def _listener(self, place: Place, row: int) -> Callable[[Any, Any, Tensor], None]:
         """What hears the values of one place.
 
         A pass over one position is short and goes through every place: it collects what it hears,
@@ -641,7 +633,7 @@ class Recorder:
         is_kept = place.variable in self._buffers
         is_needed_after = self._needed_after(place.variable)
 
-        def hear(value: Tensor) -> None:
+        def hear(module: Any, args: Any, value: Tensor) -> None:
             bounds = self._bounds_of_my_pass()
             if bounds is None:
                 return
@@ -652,13 +644,10 @@ class Recorder:
 
         return hear
 
-    def _hear_logits(self, module: Any, args: tuple, output: Tensor) -> None:
+    def _hear_model(self, module: Any, args: tuple, kwargs: dict, output: Tensor) -> None:
         if self._bounds_of_my_pass() is not None:
             self._last_logits = output[self.batch_row, -1]
-
-    def _hear_cache(self, row: int, cache: LayerCache) -> None:
-        if self._bounds_of_my_pass() is not None:
-            self._caches[row] = cache
+            self._cache = args[1] if len(args) > 1 else kwargs.get("cache")
 
     def _keep(self, place: Place, row: int, value: Tensor, start: int, end: int) -> None:
         """Copy the values of one place into its buffer, unless they are there."""
@@ -766,7 +755,11 @@ class Recorder:
         self._keep_probabilities()
 
     def _keep_cache(self, start: int, end: int) -> None:
-        for row, cache in self._caches.items():
+        if not any(name in self._buffers for name in (*CACHE_VARIABLES, *MAPS)):
+            return
+        assert self._cache is not None
+        for row, layer in enumerate(self.plan.layers):
+            cache = self._cache.layers[layer]
             if cache.dropped is not None:
                 self._mark_dropped(row, cache.dropped, start, end)
             for name, value in (
@@ -840,18 +833,20 @@ class Recorder:
 
     def _buffer(self, name: str) -> Tensor:
         """Room for a variable. What nobody will write, as above the diagonal, holds something."""
-        shape, dtype = self.plan.held_shape(name), getattr(torch, self.plan.dtype(name))
+        shape, dtype = self.plan.held_shape(name), self.plan.dtype(name)
         if name == "norm_gain":
             model = self.lm.model
             weights = [model.get_parameter(f"{norm.path}.weight") for norm in self.plan.norms]
             if weights:
-                return torch.stack([weight.detach().to(dtype).cpu() for weight in weights])
+                gains = torch.stack([weight.detach().cpu() for weight in weights])
+                return gains.to(getattr(torch, dtype))
         fills_rows = not self._has_more_passes and self._writer is None
+        room = _room(shape, dtype)
         if name == "attention_scores" and not fills_rows:
-            return torch.full(shape, float("nan"), dtype=dtype)
+            return room.fill_(float("nan"))
         if "position" in VARIABLES[name].dims or (name in MAPS and fills_rows):
-            return torch.empty(shape, dtype=dtype)
-        return torch.zeros(shape, dtype=dtype)
+            return room
+        return room.zero_()
 
     def _share_stream(self) -> bool:
         """Let residual_in and residual_out of all layers, and embedding, share memory."""
@@ -860,7 +855,7 @@ class Recorder:
         if not is_recorded or self._writer is not None:
             return False
         shape = (n_layers + 1, *self.plan.shape("residual_in")[1:])
-        stream = torch.empty(shape, dtype=self._buffers["residual_in"].dtype)
+        stream = _room(shape, self.plan.dtype("residual_in"))
         self._buffers["residual_in"], self._buffers["residual_out"] = stream[:-1], stream[1:]
         if "embedding" in self._buffers:
             self._buffers["embedding"] = stream[0]
@@ -1008,6 +1003,15 @@ class Recorder:
                 "python": platform.python_version(),
             },
         }
+
+
+def _room(shape: tuple[int, ...], dtype: str) -> Tensor:
+    """Memory for a variable, with anything in it.
+
+    Most of what copying costs is touching fresh memory page by page. NumPy asks Linux for large
+    pages, PyTorch does not: with them a copy takes a third of the time.
+    """
+    return torch.from_numpy(np.empty(shape, dtype))
 
 
 def _labels(lm: LanguageModel) -> np.ndarray:

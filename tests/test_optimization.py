@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import llama_viz as lv
-from llama_viz.optimization import JoinedWeights, OneRowBlock, OneRowLinear
+from llama_viz.optimization import SERVED, JoinedWeights, OneRowBlock, OneRowLinear
 from tests.reference import random_ids, random_model
 
 KINDS = ("mha", "gqa", "mqa")
@@ -64,34 +64,68 @@ def whole_blocks(monkeypatch):
     return calls
 
 
-def test_a_row_passes_a_block_as_a_whole_while_nobody_listens_inside(whole_blocks):
-    """Every place inside is heard; the blocks without a listener are not slowed by it."""
-    plain, optimized = both("gqa")
+def test_a_row_passes_a_block_as_a_whole(whole_blocks):
+    _, optimized = both("gqa")
     lv.generate(optimized, [1, 2, 3], 5)
     assert len(whole_blocks) == 4 * 3  # 4 steps after the prefill, 3 layers
-    expected = lv.generate(plain, [1, 2, 3], 5).steps[-1].logits
-    for place in lv.taps.places(3):
-        if place.row is None or place.path == "norm.rms":
+
+
+# Those of the block in the middle.
+PLACES = [place for place in lv.taps.places(3) if place.path.startswith("blocks.1")]
+
+
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: place.name)
+def test_whoever_listens_at_a_tap_is_served_by_a_whole_block(place, whole_blocks):
+    """Hooks are given what the plain model gives them, and what they return goes on."""
+    heard, logits = [], []
+    for lm in both("gqa"):
+        values = []
+
+        def change(module, args, output=None, values=values):
+            value = args[0] if output is None else output
+            values.append((args[0].clone(), value.clone()))
+            changed = value * 1.5
+            return changed if output is not None else (changed, *args[1:])
+
+        module = lm.model.get_submodule(place.path)
+        listen = module.register_forward_pre_hook if place.before else module.register_forward_hook
+        handle = listen(change)
+        ran = lv.generate(lm, [1, 2, 3], 5, forced=[5, 6, 7, 8, 9])
+        handle.remove()
+        heard.append(values)
+        logits.append(torch.stack([step.logits for step in ran.steps]))
+    assert len(whole_blocks) == 4 * 3
+    for theirs, ours in zip(*heard, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    torch.testing.assert_close(logits[1], logits[0], rtol=0, atol=1e-4)
+    unchanged = lv.generate(lm, [1, 2, 3], 5, forced=[5, 6, 7, 8, 9]).steps[-1].logits
+    assert (logits[0][-1] - unchanged).abs().max() > 1e-3
+
+
+def test_other_hooks_are_heard_where_the_modules_are_called(whole_blocks):
+    """On whole parts, before a module, with keyword arguments: the one block is no whole."""
+    _, optimized = both("gqa")
+    block = optimized.model.blocks[1]
+    for name, module in block.named_modules():
+        if not name:
             continue
-        whole_blocks.clear()
-        heard = []
-        module = optimized.model.get_submodule(place.path)
-        handle = module.register_forward_hook(lambda m, a, o, heard=heard: heard.append(o.shape))
-        logits = lv.generate(optimized, [1, 2, 3], 5).steps[-1].logits
-        handle.remove()
-        assert len(heard) == 5, place.name
-        is_block = place.path.count(".") == 1  # its own hooks are heard around it
-        assert len(whole_blocks) == 4 * (3 if is_block else 2), place.name
-        torch.testing.assert_close(logits, expected, rtol=0, atol=1e-4)
-    # Taps that stand in a way of their own know hooks on what they return.
-    parts = [m for m in optimized.model.blocks[1].modules() if not isinstance(m, lv.taps.Tap)]
-    for module in parts:
-        whole_blocks.clear()
-        before = []
-        handle = module.register_forward_pre_hook(lambda m, a, before=before: before.append(m))
-        lv.generate(optimized, [1, 2, 3], 5)
-        handle.remove()
-        assert len(before) == 5, module
+        listeners = {
+            "before": lambda hook, m=module: m.register_forward_pre_hook(hook),
+            "with_kwargs": lambda hook, m=module: m.register_forward_hook(hook, with_kwargs=True),
+            "always": lambda hook, m=module: m.register_forward_hook(hook, always_call=True),
+        }
+        if name not in SERVED:
+            listeners["after"] = lambda hook, m=module: m.register_forward_hook(hook)
+        for kind, listen in listeners.items():
+            if kind == "before" and name.endswith((".rms", ".scores", ".weights")):
+                continue  # made only where somebody listens to what comes out
+            whole_blocks.clear()
+            heard = []
+            handle = listen(lambda *passed, heard=heard: heard.append(passed) and None)
+            lv.generate(optimized, [1, 2, 3], 5)
+            handle.remove()
+            assert len(heard) == 5, (name, kind)
+            assert len(whole_blocks) == 4 * 2, (name, kind)
 
 
 def test_a_block_that_was_changed_is_no_whole(whole_blocks):
