@@ -3,6 +3,8 @@
 #   make lab LAB_ARGS="--no-browser --port 8890"     anything that `jupyter lab` takes
 #   make train TRAIN_ARGS="--help"                   anything that `llama_viz.training` takes
 #   make test WORKERS=8                              tests at a time
+#   make benchmarks PEERS=/path/to/python            one that has TransformerLens as well
+#   make benchmarks LLAMA2C=/path/to/llama2.c        its checkout
 #   make lab PYTHON=/path/to/python3.12              another Python for .venv
 
 BIN := .venv/bin
@@ -23,7 +25,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 # Tests run side by side, so each keeps to one core.
 ONE_CORE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 PYTEST := $(BIN)/python -m pytest
-SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile
+SIDE_BY_SIDE := -n $(WORKERS) --dist worksteal
 # It trains, and measures how soon Stop is heard: nothing may run beside it.
 ALONE := tests/browser/test_notebook_11.py
 
@@ -38,7 +40,7 @@ lab: environment ## open JupyterLab on the first notebook
 .PHONY: test
 test: lint browser ## check everything: style, types, units, notebooks, browser
 	$(ONE_CORE) $(PYTEST) tests --ignore tests/browser $(SIDE_BY_SIDE)
-	$(ONE_CORE) $(PYTEST) notebooks --nbval --nbval-current-env --nbval-cell-timeout=120 $(SIDE_BY_SIDE)
+	$(ONE_CORE) $(PYTEST) notebooks --nbval --nbval-current-env --nbval-cell-timeout=120 -n $(WORKERS) --dist loadfile
 	$(ONE_CORE) $(PYTEST) tests/browser --ignore $(ALONE) $(SIDE_BY_SIDE)
 	$(ONE_CORE) $(PYTEST) $(ALONE)
 
@@ -49,6 +51,20 @@ notebooks: environment ## run all notebooks and store what they show
 .PHONY: figures
 figures: environment ## the same, and write the figures' reference data anew
 	LLAMA_VIZ_WRITE_FIGURES=1 $(BIN)/python notebooks/execute.py
+
+# Programs are compared in turns within each of these; nothing else may run beside them.
+PEERS ?= $(BIN)/python
+LLAMA2C ?=
+.PHONY: benchmarks
+benchmarks: browser ## measure everything on a quiet machine, and write the tables of README.md
+	PYTHONPATH=. $(PEERS) benchmarks/decoding.py $(if $(LLAMA2C),--llama2c $(LLAMA2C))
+	PYTHONPATH=. $(PEERS) benchmarks/recording.py
+	PYTHONPATH=. $(PEERS) benchmarks/startup.py
+	$(BIN)/python benchmarks/length.py
+	-PYTHONPATH=. $(PEERS) benchmarks/explorer_latency.py --store
+	-$(BIN)/python benchmarks/long_context.py --store
+	$(ONE_CORE) $(BIN)/python notebooks/execute.py --times
+	$(BIN)/python benchmarks/report.py --write
 
 .PHONY: train
 train: environment ## train the tokenizer and the embedded models

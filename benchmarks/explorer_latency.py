@@ -369,7 +369,11 @@ def main() -> int:
         parser.error(f"unknown part {min(unknown)!r}; choose from {', '.join(PARTS)}")
     parts = options.parts or PARTS
     if "bertviz" in parts and importlib.util.find_spec("bertviz") is None:
-        parser.error('BertViz is not installed; run pip install -e ".[benchmarks]", or say events')
+        what_to_do = 'BertViz is not installed; to have it beside: pip install -e ".[benchmarks]"'
+        if options.parts:
+            parser.error(what_to_do)
+        print(what_to_do)
+        parts = tuple(part for part in parts if part != "bertviz")
 
     measured: dict[str, Any] = {part: {} for part in parts}
     with tempfile.TemporaryDirectory() as folder:

@@ -26,7 +26,6 @@ NEVER_IMPORTED = {
     "h5netcdf": "xarray reads and writes trace files through it",
     "h5py": "h5netcdf reads and writes through it",
     "mypy": "a command of make lint",
-    "nbval": "a plugin of pytest",
     "pytest-xdist": "a plugin of pytest",
     "ruff": "a command of make lint",
     "types-tqdm": "mypy reads it",
