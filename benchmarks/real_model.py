@@ -9,7 +9,6 @@ draws both.
 
 from __future__ import annotations
 
-import json
 import platform
 from importlib.metadata import version
 
@@ -17,7 +16,7 @@ import torch
 
 import llama_viz as lv
 from llama_viz import fetching
-from llama_viz.files import data_folder, written_whole
+from llama_viz.files import data_folder, store_measurement
 from llama_viz.inspection import inspect
 
 NAME = "smollm2-135m"
@@ -41,31 +40,29 @@ def main() -> None:
 
     told, proof = inspect(path), lv.verify(path)
     print(told, proof, sep="\n\n")
-    made = {
-        "command": "python benchmarks/real_model.py",
-        "package": fetching.PACKAGES[NAME].requirement,
-        "about": fetching.PACKAGES[NAME].about,
-        "sha256": fetching.PACKAGES[NAME].sha256,
-        "machine": platform.machine(),
-        "torch": torch.__version__,
-        "transformers": version("transformers"),
-        "sizes": {theirs: value for theirs, _, value in told.sizes},
-        "facts": dict(told.facts),
-        "weights_read_by": proof.weights_read_by,
-        "n_agreed": proof.n_agreed,
-        "n_tokens": proof.n_tokens,
-        "by_layer": {
+    store_measurement(
+        NAME,
+        command="python benchmarks/real_model.py",
+        package=fetching.PACKAGES[NAME].requirement,
+        about=fetching.PACKAGES[NAME].about,
+        sha256=fetching.PACKAGES[NAME].sha256,
+        machine=platform.machine(),
+        torch=torch.__version__,
+        transformers=version("transformers"),
+        sizes={theirs: value for theirs, _, value in told.sizes},
+        facts=dict(told.facts),
+        weights_read_by=proof.weights_read_by,
+        n_agreed=proof.n_agreed,
+        n_tokens=proof.n_tokens,
+        by_layer={
             kind: [float(f"{share:.3g}") for share in shares]
             for kind, shares in proof.by_layer().items()
         },
-        "differences": {
+        differences={
             one.quantity: [float(f"{one.difference:.3g}"), float(f"{one.tolerance:.3g}")]
             for one in proof.comparisons
         },
-    }
-    place = data_folder() / "measurements" / f"{NAME}.json"
-    with written_whole(place) as unfinished:
-        unfinished.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+    )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 MAP_SUFFIXES = (".pdf", ".png", ".svg")
@@ -71,7 +70,9 @@ def command_line() -> argparse.ArgumentParser:
         "record", help="record a generation into a file, with the model spread over processes"
     )
     record.add_argument("checkpoint", help="a model's name or a path, as for generate --model")
-    record.add_argument("prompt", help="the text to continue")
+    record.add_argument(
+        "prompt", nargs="+", help="the text to continue, in quotes; several are recorded in one run"
+    )
     record.add_argument(
         "--out",
         required=True,
@@ -202,15 +203,11 @@ def run_record(options: argparse.Namespace, others: list[str]) -> None:
         "top_p": options.top_p,
         "seed": options.seed,
     }
-    if Path(options.out).suffix == ".zarr":
-        _record_as_it_goes(options, settings)
-        print(options.out)
-        return
     from llama_viz.parallel import is_first, leave_group, record_parallel
 
     record_parallel(
         options.checkpoint,
-        options.prompt,
+        options.prompt if len(options.prompt) > 1 else options.prompt[0],
         options.out,
         options.nproc,
         device=options.device,
@@ -219,16 +216,6 @@ def run_record(options: argparse.Namespace, others: list[str]) -> None:
     if is_first():
         print(options.out)
     leave_group()
-
-
-def _record_as_it_goes(options: argparse.Namespace, settings: dict[str, Any]) -> None:
-    """Record into a folder that grows with the generation, on one process."""
-    import llama_viz as lv
-
-    if options.nproc not in (None, 1) or int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise ValueError("several processes write one file in the end: name a path ending in .nc")
-    lm = lv.load(options.checkpoint, device=options.device)
-    lv.record(lm, options.prompt, path=options.out, **settings)
 
 
 def run_inspect(options: argparse.Namespace, others: list[str]) -> None:

@@ -45,8 +45,10 @@ from llama_viz.errors import MemoryLimitError, unknown_name
 from llama_viz.files import written_whole
 from llama_viz.generation import Sampling, check_new_tokens, forced_ids
 from llama_viz.model import Llama
+from llama_viz.prompts import check_size, ids_of_prompts
 from llama_viz.recorder import (
     RecordingSize,
+    _is_several,
     format_bytes,
     parse_bytes,
     record,
@@ -54,6 +56,7 @@ from llama_viz.recorder import (
 )
 from llama_viz.shares import COLUMNS_OF, ROWS_OF, Share
 from llama_viz.trace import VARIABLES, save_trace
+from llama_viz.trace_folder import SUFFIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -64,6 +67,9 @@ if TYPE_CHECKING:
     from llama_viz.kv_cache import KVCache
     from llama_viz.language_model import LanguageModel
 
+    # One prompt, or several.
+    Prompts = str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]]
+
 DIVIDED = ("head", "key_value_head", "neuron")
 DEVICES = ("cpu", "cuda")
 JOB, WARNINGS = "job.json", "warnings.json"  # in the folder that the processes share
@@ -73,7 +79,7 @@ SECONDS_TO_END = 5.0
 
 def record_parallel(
     source: str | Path,
-    prompt: str | Sequence[int],
+    prompt: Prompts,
     path: str | Path,
     n_processes: int | None = None,
     *,
@@ -83,28 +89,40 @@ def record_parallel(
 ) -> None:
     """Record a checkpoint that is spread over processes and write the trace to one file.
 
-    source is what load() takes, settings are those of record(). The trace equals that of record()
-    within rounding; attrs["processes"] says what each process held. n_processes None is one, or as
-    many as torchrun has started, each of which calls this function. device "cpu" or "cuda" (None:
-    CUDA where it is) is for all of them; with CUDA each takes a device of its own.
+    source is what load() takes, prompt (one, or a list of them) and settings are those of record().
+    The trace equals that of record() within rounding; attrs["processes"] says what each process
+    held. n_processes None is one, or as many as torchrun has started, each of which calls this
+    function. device "cpu" or "cuda" (None: CUDA where it is) is for all of them; with CUDA each
+    takes a device of its own. One process with one prompt may also write as it goes, into a folder:
+    to a path ending in .zarr, as record(path=...) does.
 
-    Raises ValueError, before any process starts, where the heads or neurons cannot be divided and
-    for whatever record() refuses; ChildProcessError where a process fails. Then, and after an
-    interrupt, no process goes on and no file is left.
+    Raises ValueError, before any process starts, where the heads or neurons cannot be divided,
+    where several processes or prompts are to be written as they go, and for whatever record()
+    refuses; ChildProcessError where a process fails. Then, and after an interrupt, no process goes
+    on and no file is left.
     """
     outer = _outer_group()
     n_ranks = (outer or 1) if n_processes is None else n_processes
     if outer is not None and n_ranks != outer:
         raise ValueError(f"{outer} processes were started and {n_ranks} asked for; ask for {outer}")
+    as_it_goes = Path(path).suffix == SUFFIX
+    for kind, is_several in (("processes", n_ranks > 1), ("prompts", _is_several(prompt))):
+        if as_it_goes and is_several:
+            raise ValueError(
+                f"several {kind} are written to one file in the end, not to a folder as they go: "
+                f"name a path ending in .nc in place of {str(path)!r}"
+            )
     whole = load(source, device="meta")
-    settings = _check(whole, prompt, n_ranks, settings)
-    if not isinstance(prompt, str):
-        prompt = whole.prompt_ids(prompt)
+    settings = _check(whole, prompt, n_ranks, settings, as_it_goes=as_it_goes)
+    prompt = _as_lists(whole, prompt)
     if outer is not None:
         _record_share(_Job(str(source), prompt, str(path), device, progress, settings))
     elif n_ranks == 1:
         lm = load(source, device=device)
-        save_trace(record(lm, prompt, progress=progress, **settings), path)
+        if as_it_goes:
+            record(lm, prompt, progress=progress, path=path, **settings)
+        else:
+            save_trace(record(lm, prompt, progress=progress, **settings), path)
     else:
         _device(device, 0, n_ranks)
         with (
@@ -141,7 +159,12 @@ def _outer_group() -> int | None:
 
 
 def _check(
-    whole: LanguageModel, prompt: str | Sequence[int], n_ranks: int, settings: dict[str, Any]
+    whole: LanguageModel,
+    prompt: Prompts,
+    n_ranks: int,
+    settings: dict[str, Any],
+    *,
+    as_it_goes: bool = False,
 ) -> dict[str, Any]:
     """Refuse what record() would refuse, for the whole model; return the settings as lists."""
     call = inspect.signature(record).bind(whole, prompt, **settings)
@@ -154,24 +177,37 @@ def _check(
     check_new_tokens(given["max_new_tokens"])
     Sampling(given["temperature"], given["top_k"], given["top_p"], given["seed"])
     forced_ids(whole, given["forced"], given["max_new_tokens"])
-    size, limit = _size(whole, prompt, settings), given["memory_limit"]
-    if limit is not None and size.total > parse_bytes(limit):
+    several: Any = prompt if _is_several(prompt) else None
+    if several:
+        if given["forced"]:
+            raise ValueError("forced= is for a single prompt; record one by one")
+        ids_of_prompts(whole, several, given["max_new_tokens"])
+    sizes, limit = _sizes(whole, prompt, settings), given["memory_limit"]
+    if several:
+        check_size(sizes, limit)
+    # What is held of a trace that is written as it goes is less; record() counts it.
+    elif limit is not None and sizes[0].total > parse_bytes(limit) and not as_it_goes:
         raise MemoryLimitError(
-            f"the trace would take {size}, more than the memory limit of "
+            f"the trace would take {sizes[0]}, more than the memory limit of "
             f"{format_bytes(parse_bytes(limit))}; choose taps= or layers=, write fewer tokens, or "
             "raise memory_limit="
         )
     return settings
 
 
-def _size(
-    whole: LanguageModel, prompt: str | Sequence[int], settings: dict[str, Any]
-) -> RecordingSize:
-    """The bytes of the joined trace."""
+def _sizes(whole: LanguageModel, prompt: Prompts, settings: dict[str, Any]) -> list[RecordingSize]:
+    """The bytes of the joined trace; of several prompts, those of each."""
     taken = inspect.signature(recording_size).parameters
-    return recording_size(
-        whole, prompt, **{name: value for name, value in settings.items() if name in taken}
-    )
+    known = {name: value for name, value in settings.items() if name in taken}
+    prompts: Any = prompt if _is_several(prompt) else [prompt]
+    return [recording_size(whole, each, **known) for each in prompts]
+
+
+def _as_lists(whole: LanguageModel, prompt: Any) -> Any:
+    """A prompt, or each of several, as it can be told to another process: a text or a list."""
+    if _is_several(prompt):
+        return [_as_lists(whole, each) for each in prompt]
+    return prompt if isinstance(prompt, str) else whole.prompt_ids(prompt)
 
 
 # The model
@@ -247,7 +283,7 @@ class _Job:
     """What every process is told; path is where the first one writes the trace."""
 
     source: str
-    prompt: str | Sequence[int]
+    prompt: Prompts
     path: str
     device: str | None
     progress: bool
@@ -288,7 +324,8 @@ def _record_share(job: _Job, meeting: Path | None = None) -> None:
         )
         trace = _joined(trace, lm, share, whole.config)
         if rank == 0:
-            trace.attrs["bytes_planned"] = _size(whole, job.prompt, job.settings).total
+            sizes = _sizes(whole, job.prompt, job.settings)
+            trace.attrs["bytes_planned"] = sum(size.total for size in sizes)
             save_trace(trace, job.path)
     for text in _warnings_of_all(caught, n_ranks):
         warnings.warn(text, stacklevel=3)
@@ -333,14 +370,14 @@ def _joined(trace: xr.Dataset, lm: LanguageModel, share: Share, whole: ModelConf
     The pieces come one by one: beside the joined trace the first process holds its own share of it
     and one piece.
     """
+    several = "prompt" in trace.dims
+    n_positions = int(trace["n_positions"].sum()) if several else trace.sizes["position"]
     held = {
         "device": str(lm.device),
         **{f"{dim}s": share.held(dim, whole) for dim in ("head", "key_value_head")},
         "neurons": len(share.neurons(whole)),
         "weight_bytes": sum(_here(weight).nbytes for weight in lm.model.parameters()),
-        "cache_bytes": lm.config.kv_cache_bytes(
-            trace.sizes["position"], itemsize=lm.dtype.itemsize
-        ),
+        "cache_bytes": lm.config.kv_cache_bytes(n_positions, itemsize=lm.dtype.itemsize),
     }
     everything: list[Any] | None = [None] * share.n_ranks if share.rank == 0 else None
     dist.gather_object((held, trace.token_id.values.tolist()), everything)
@@ -359,7 +396,8 @@ def _joined(trace: xr.Dataset, lm: LanguageModel, share: Share, whole: ModelConf
         elif name in ("cache_bytes_used", "cache_bytes_reserved"):
             # Every key/value head once, whoever holds copies of it.
             each = variable // len(share.key_value_heads(whole))
-            variable = (each * whole.n_kv_heads).assign_attrs(variable.attrs)
+            whole_bytes = (each * whole.n_kv_heads).assign_attrs(variable.attrs)
+            variable = whole_bytes.where(variable >= 0, -1)  # a shorter text has ended before
         values[name] = variable.variable
     coordinates = {
         name: value.variable for name, value in trace.coords.items() if name not in DIVIDED

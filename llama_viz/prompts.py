@@ -46,14 +46,9 @@ def record_prompts(
     all traces together could pass memory_limit.
     """
     check_new_tokens(max_new_tokens)
-    all_ids = [lm.prompt_ids(prompt) for prompt in prompts]
+    all_ids = ids_of_prompts(lm, prompts, max_new_tokens)
     longest = max(len(ids) for ids in all_ids)
     n_columns = longest + max_new_tokens - 1
-    if n_columns > lm.config.max_seq_len:
-        raise ValueError(
-            f"the longest prompt has {longest} tokens, and {max_new_tokens} new ones do not fit "
-            f"beside it in the context of {lm.config.max_seq_len}; write fewer"
-        )
     kept = None if layers is None else list(layers)
     named = taps if taps is None or isinstance(taps, str) else list(taps)
     recorders = [
@@ -63,7 +58,7 @@ def record_prompts(
         )
         for row, (prompt, ids) in enumerate(zip(prompts, all_ids, strict=True))
     ]  # fmt: skip
-    _check_size(recorders, memory_limit)
+    check_size([recorder.plan.size for recorder in recorders], memory_limit)
     writers = [Writer(lm, ids, max_new_tokens, sampling) for ids in all_ids]
     paddings = [recorder.padding for recorder in recorders]
     cache = KVCache(lm.config, len(prompts), n_columns, padding=paddings)
@@ -80,12 +75,28 @@ def record_prompts(
     return join_prompts([recorder.trace() for recorder in recorders])
 
 
-def _check_size(recorders: list[Recorder], memory_limit: str | int | None) -> None:
-    sizes = [recorder.plan.size.by_variable for recorder in recorders]
-    size = RecordingSize({name: sum(each[name] for each in sizes) for name in sizes[0]})
+def ids_of_prompts(
+    lm: LanguageModel, prompts: Sequence[str | Sequence[int]], max_new_tokens: int
+) -> list[list[int]]:
+    """The ids of each prompt; raises ValueError where the longest leaves no room to write."""
+    all_ids = [lm.prompt_ids(prompt) for prompt in prompts]
+    longest = max(len(ids) for ids in all_ids)
+    if longest + max_new_tokens - 1 > lm.config.max_seq_len:
+        raise ValueError(
+            f"the longest prompt has {longest} tokens, and {max_new_tokens} new ones do not fit "
+            f"beside it in the context of {lm.config.max_seq_len}; write fewer"
+        )
+    return all_ids
+
+
+def check_size(sizes: Sequence[RecordingSize], memory_limit: str | int | None) -> None:
+    """Raise MemoryLimitError where the traces of several prompts could pass it together."""
+    size = RecordingSize(
+        {name: sum(each.by_variable[name] for each in sizes) for name in sizes[0].by_variable}
+    )
     if memory_limit is not None and size.total > parse_bytes(memory_limit):
         raise MemoryLimitError(
-            f"the traces of {len(recorders)} prompts would take {size}, more than the memory limit "
+            f"the traces of {len(sizes)} prompts would take {size}, more than the memory limit "
             f"of {format_bytes(parse_bytes(memory_limit))}; choose taps= or layers=, give fewer "
             "prompts, or raise memory_limit="
         )

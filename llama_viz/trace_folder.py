@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
+from xarray.backends import BackendArray, BackendEntrypoint
+from xarray.core import indexing
 
 from llama_viz.errors import TraceError
 from llama_viz.files import folder_written_whole
@@ -167,7 +169,8 @@ def open_trace_folder(path: str | Path) -> xr.Dataset:
     """The trace in a folder; its values are read when they are asked for.
 
     Raises TraceError where the folder holds something else, is incomplete, or was not written by
-    record(path=...): only numbers and texts in a few plain forms are read.
+    record(path=...): only numbers and texts in a few plain forms are read. So does reading values
+    later, where the files of a variable are damaged.
     """
     path = Path(path)
     try:
@@ -177,14 +180,10 @@ def open_trace_folder(path: str | Path) -> xr.Dataset:
     except Exception as error:  # a damaged description is wrong in any way it likes
         raise _damaged(path, type(error).__name__) from error
     try:
-        from zarr.storage import LocalStore
-
-        store: Any = LocalStore(path, read_only=True)
-        packed = xr.open_dataset(
-            store, engine="zarr", consolidated=False, mask_and_scale=False,
-            decode_times=False, decode_coords=False, chunks=None,
-        )  # fmt: skip
-        found = {name: _with_texts(variable) for name, variable in packed.variables.items()}
+        stored = xr.open_dataset(path, engine=_TraceFolder)
+        found = {name: _with_texts(variable) for name, variable in stored.variables.items()}
+    except TraceError:
+        raise
     except Exception as error:
         raise _damaged(path, type(error).__name__) from error
     return xr.Dataset(
@@ -192,6 +191,48 @@ def open_trace_folder(path: str | Path) -> xr.Dataset:
         {name: found[name] for name in COORDINATES if name in found},
         attributes,
     )
+
+
+class _TraceFolder(BackendEntrypoint):
+    """How xarray opens the folder; what it has read once it keeps, as of every file."""
+
+    def open_dataset(self, filename_or_obj: Any, *, drop_variables: Any = None) -> xr.Dataset:
+        import zarr
+        from zarr.storage import LocalStore
+
+        path = Path(filename_or_obj)
+        group = zarr.open_group(LocalStore(path, read_only=True), mode="r", zarr_format=3)
+        return xr.Dataset({
+            name: xr.Variable(
+                array.metadata.to_dict()["dimension_names"],
+                indexing.LazilyIndexedArray(_StoredArray(path, name, array)),
+                dict(array.attrs),
+            )
+            for name, array in group.arrays()
+        })  # fmt: skip
+
+
+class _StoredArray(BackendArray):
+    """The values of a variable, read when they are asked for."""
+
+    def __init__(self, folder: Path, name: str, array: zarr.Array) -> None:
+        self.folder, self.name, self.array = folder, name, array
+        self.shape, self.dtype = array.shape, array.dtype
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        support = indexing.IndexingSupport.OUTER
+        return indexing.explicit_indexing_adapter(key, self.shape, support, self._read)
+
+    def _read(self, key: tuple[Any, ...]) -> Any:
+        try:
+            return self.array.oindex[key]
+        except (MemoryError, OSError):  # of the machine, not of what is written there
+            raise
+        except Exception as error:  # damaged chunks raise whatever their damage leads to
+            raise TraceError(
+                f"{self.folder}: the files of {self.name} are damaged, its values cannot be read "
+                f"({type(error).__name__}); record the run again"
+            ) from error
 
 
 def _with_texts(variable: xr.Variable) -> xr.Variable:

@@ -177,8 +177,63 @@ def test_other_tokenizers_are_locked_by_characters():
             whole = lm.tokenizer.decode_bytes(ids).decode("utf-8", errors="ignore")
             assert end == len(whole), (lm.name, place)
     assert len(header["columns"][0]["layers"]) == 3
-    assert explorer.state["layer"] == 4
-    assert (explorer.state["head"], explorer.fields()["head"].values) == (0, range(8))
+    assert explorer.fields()["layer"].values == range(5)
+    assert explorer.fields()["head"].values == range(8)
+
+
+def looking_back(trace, layer, head):
+    """The rule by which the first head is chosen, row by row."""
+    rows = trace["attention_weights"].sel(layer=layer, head=head).values
+    return np.mean([rows[query, 1:query].max() for query in range(2, len(rows))])
+
+
+def test_it_opens_on_the_head_that_looks_back_most(explorer):
+    sums = {
+        (layer, head): sum(looking_back(trace, layer, head) for trace in explorer.traces.values())
+        for layer in range(3)
+        for head in range(8)
+    }
+    opened = explorer.state["layer"], explorer.state["head"]
+    assert opened == max(sums, key=sums.get)
+    again = CompareExplorer(list(explorer.traces.values()))
+    assert (again.state["layer"], again.state["head"]) == opened
+
+
+def with_one_head(trace, layer, head, key):
+    """The same, but that one head gives all of its weight to one position, and others to theirs."""
+    n = trace.sizes["position"]
+    weights = np.zeros((trace.sizes["layer"], trace.sizes["head"], n, n), np.float32)
+    weights[:, ::2, range(n), range(n)] = 1
+    weights[:, 1::2, :, 0] = 1
+    weights[layer, head] = np.eye(n)[key]
+    return trace.assign(attention_weights=(trace["attention_weights"].dims, weights))
+
+
+def test_the_first_token_and_the_query_itself_do_not_count(models):
+    lm = random_model("mha", n_layers=5, n_heads=4, n_kv_heads=4)
+    large, small = lv.record(lm, IDS, 3), lv.record(models[1], IDS, 3)
+    explorer = CompareExplorer([with_one_head(large, 3, 2, 1), with_one_head(large, 3, 1, 0)])
+    assert (explorer.state["layer"], explorer.state["head"]) == (3, 2)
+    # Layers 1 and 2 of five stand beside layer 1 of three: of equals the first.
+    explorer = CompareExplorer([with_one_head(large, 4, 3, 0), with_one_head(small, 1, 6, 1)])
+    assert (explorer.state["layer"], explorer.state["head"]) == (1, 6)
+    given = CompareExplorer([with_one_head(large, 3, 2, 1)] * 2, layer=0, head=1)
+    assert (given.state["layer"], given.state["head"]) == (0, 1)
+
+
+def test_only_the_last_rows_decide_where_it_opens(models, monkeypatch):
+    monkeypatch.setattr(compare, "LAST_QUERIES", 2)
+    trace = with_one_head(lv.record(models[0], IDS, 3), 1, 5, 1)
+    trace["attention_weights"].values[2, 3, :-2] = np.eye(trace.sizes["position"])[1]
+    trace["attention_weights"].values[2, 1, -1] = np.nan  # what was dropped from the cache
+    trace["attention_weights"].values[2, 2, 1:-1] = np.eye(trace.sizes["position"])[1]
+    explorer = CompareExplorer([trace, trace])
+    assert (explorer.state["layer"], explorer.state["head"]) == (1, 5)
+
+
+def test_where_nothing_can_be_looked_back_at_it_opens_on_the_first_head(models):
+    traces = [lv.record_forward(models[0], [3, 4]), lv.record(models[1], IDS, 2, taps=["rms"])]
+    assert [CompareExplorer(traces).state[name] for name in ("layer", "head")] == [0, 0]
 
 
 @pytest.mark.parametrize("name", tokenizers())

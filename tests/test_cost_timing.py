@@ -1,6 +1,8 @@
 """Times of a step with a KV cache and without: what is timed, and the curves through it."""
 
 import itertools
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import pytest
 import llama_viz as lv
 from llama_viz import cost, files
 from llama_viz.model import Llama
+from tests.reference import random_model
 
 TINY = lv.ModelConfig(
     n_layers=2, n_heads=2, n_kv_heads=1, dim=4, hidden_dim=3, vocab_size=5, max_seq_len=8
@@ -116,3 +119,30 @@ def test_what_is_stored_says_how_it_was_measured(tmp_path, monkeypatch):
     assert stored["command"] == "python benchmarks/cache_time.py"
     assert stored["processor"]
     assert stored["seconds"] == {"with": {"16": [0.5]}}
+
+
+def test_the_real_model_is_stored_as_every_measurement_is(tmp_path, monkeypatch):
+    """With another model in the place of the one that is fetched."""
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
+    import real_model
+
+    vocabulary = lv.load("gqa", device="meta").config.vocab_size
+    path, before = tmp_path / "model.safetensors", files.measurement("smollm2-135m")
+    lv.save_checkpoint(random_model(n_layers=2, vocab_size=vocabulary), path)
+    shutil.copy(files.data_folder() / "tokenizer.model", tmp_path)
+    load = lv.load
+    monkeypatch.setattr(real_model.fetching, "fetch", lambda name: path)
+    monkeypatch.setattr(lv, "load", lambda source: load(path))
+    monkeypatch.setattr(real_model, "N_NEW", 2)
+    (tmp_path / "data").mkdir()
+    monkeypatch.setenv(files.DATA_VARIABLE, str(tmp_path / "data"))
+    real_model.main()
+    stored = files.measurement("smollm2-135m")
+    assert list(stored)[:2] == ["command", "processor"]
+    assert stored["processor"]
+    assert stored["command"] == before["command"] == "python benchmarks/real_model.py"
+    assert {*stored} == {*before, "processor"}
+    assert stored["sizes"]["n_layer"] == "2"
+    assert stored["n_agreed"] == stored["n_tokens"]
+    trace = lv.load_trace(tmp_path / "data" / "traces" / "smollm2-135m.nc")
+    assert trace.attrs["prompt"] == real_model.PROMPT

@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 from dataclasses import replace
 from itertools import chain, pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -616,6 +618,19 @@ def test_the_tables_and_the_card_are_written_from_the_stored_facts(tmp_path):
     for name in ("results.csv", "recall.csv"):
         stored = (DATA / "training" / name).read_text()
         assert (tmp_path / "training" / name).read_text() == stored
+
+
+def test_the_card_says_what_every_folder_holds_and_what_wrote_it():
+    card = (DATA / "README.md").read_text()
+    for folder in filter(Path.is_dir, DATA.iterdir()):
+        assert f"`{folder.name}/`" in card, folder.name
+    beside = card.partition("## What lies beside the models")[2].partition("\n## ")[0]
+    for command in re.findall(r"`python ([\w/.]+)", beside):
+        assert (DATA.parent / command).exists() or command == "benchmarks/NAME.py"
+    for path in (DATA / "measurements").iterdir():
+        command = json.loads(path.read_text())["command"]
+        assert (DATA.parent / command.split()[1]).exists(), path.name
+        assert f"`{re.sub(r'benchmarks/[a-z_]+', 'benchmarks/NAME', command)}`" in beside, path.name
 
 
 def test_the_tables_hold_every_run():

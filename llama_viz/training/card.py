@@ -52,6 +52,7 @@ def write_card(data: Path) -> Path:
         _samples(kept),
         _DATA.format(**_first_story()),
         _digests(kept),
+        _BESIDE,
         _ENDS,
     ]
     text = "\n\n".join(section.strip("\n") for section in sections if section)
@@ -83,6 +84,18 @@ the lowest loss that any model can reach. The first training story, and what it 
 > {text}
 
 {questions}
+"""
+
+_BESIDE = """
+## What lies beside the models
+
+- `traces/`: runs recorded from other people's models, which open without them. Written by
+  `python benchmarks/real_model.py`, for notebook 10.
+- `figures/`: the numbers that the figures of the notebooks draw, read back out of them, with which
+  every run of a notebook is compared. Written by `make figures`.
+- `measurements/`: what was measured on one machine, such as times, and is drawn or printed
+  elsewhere. Each file says in `command` what wrote it: `python benchmarks/NAME.py`, or for the
+  times of the notebooks `python notebooks/execute.py --times`.
 """
 
 _ENDS = """

@@ -63,6 +63,8 @@ ORDERS = ("one after another", "in turns")
 ATTENTION_BYTES = 16_000_000
 SAVED_ATTENTION_BYTES = 64_000_000
 
+LAST_QUERIES = 64  # so many rows of each map decide which head is shown first
+
 GROWN_SECONDS = 0.8  # while a model writes, its panels are brought up to date so often
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -139,7 +141,9 @@ class CompareExplorer(Explorer):
     sources are models (names of embedded ones, paths to checkpoints, loaded models), which write
     after the prompt, or traces (recorded ones, paths of their files), which need no model and no
     prompt. Positions are locked together; layers and heads stand at the same relative depth where
-    the models differ in size.
+    the models differ in size. Unless a layer and a head are given, it opens where attention looks
+    back most: at the head whose largest weight between the first token and the query itself, mean
+    over the last 64 queries and summed over the columns, is the greatest (of equals the first).
 
     Models run once when the explorer is made, and whenever Run is pressed. Steps are timed apart,
     in a run that nothing is recorded from: after every Run, or with `measure_times()`.
@@ -190,6 +194,7 @@ class CompareExplorer(Explorer):
                 )  # fmt: skip
         elif prompt is not None:
             raise ValueError("traces hold their own texts; leave out the prompt")
+        self._opens_at = self._looks_back_most()
         super().__init__(**state)
         self.settings = settings
 
@@ -261,8 +266,8 @@ class CompareExplorer(Explorer):
         return {
             "column": Choice(range(len(self.columns)), 0),
             "position": Choice(range(n_positions), n_prompt - 1),
-            "layer": Choice(range(max(self._n_layers, 1)), max(self._n_layers, 1) - 1),
-            "head": Choice(range(self._n_heads), 0),
+            "layer": Choice(range(max(self._n_layers, 1)), self._opens_at[0]),
+            "head": Choice(range(self._n_heads), self._opens_at[1]),
         }
 
     def content(self, *, whole: bool) -> tuple[dict[str, Any], dict[str, np.ndarray | Packed]]:
@@ -329,6 +334,20 @@ class CompareExplorer(Explorer):
     @property
     def _n_heads(self) -> int:
         return max(column.config.n_heads for column in self.columns)
+
+    def _looks_back_most(self) -> tuple[int, int]:
+        """The layer and head to open on, as the state counts them."""
+        total = np.zeros((max(self._n_layers, 1), self._n_heads))
+        for column in self.columns:
+            if column.layers:
+                found = _looking_back(column.known_trace)
+                layers, heads = (
+                    [_same_depth(place, count, other) for place in range(count)]
+                    for count, other in zip(total.shape, found.shape, strict=True)
+                )
+                total += found[np.ix_(layers, heads)]
+        layer, head = np.unravel_index(total.argmax(), total.shape)
+        return int(layer), int(head)
 
     @property
     def _models(self) -> list[tuple[Column, LanguageModel]]:
@@ -539,6 +558,24 @@ class CompareExplorer(Explorer):
 
     def _say(self, text: str, share: float, *, problem: bool = False) -> None:
         self.status = {"text": _one_line(text), "share": min(share, 1.0), "problem": problem}
+
+
+def _looking_back(trace: xr.Dataset) -> np.ndarray:
+    """(layer, head): the largest weight between the first token and the query, mean over queries.
+
+    What a head gives to the first token is often what it has no other use for, and what it gives to
+    the query itself looks nowhere.
+    """
+    weights = trace["attention_weights"]
+    first = max(2, weights.sizes["query_position"] - LAST_QUERIES)  # nothing lies between before
+    queries = np.arange(first, weights.sizes["query_position"])
+    keys = np.arange(weights.sizes["key_position"])
+    between = (keys > 0) & (keys < queries[:, None])
+    found = np.zeros((weights.sizes["layer"], weights.sizes["head"]))
+    for row, means in enumerate(found if len(queries) else ()):
+        here = np.nan_to_num(weights[row, :, first:].values)  # dropped rows are NaN
+        means[:] = np.where(between, here, 0).max(axis=-1).mean(axis=-1, dtype=np.float64)
+    return found
 
 
 def differences(columns: Sequence[Column]) -> list[str]:

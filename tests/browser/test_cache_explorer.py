@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import re
 
-import nbformat
 import numpy as np
 import pytest
-from playwright.sync_api import sync_playwright
 
 import llama_viz as lv
 from llama_viz.figures.cache import multiply_adds
 from llama_viz.widgets import CacheExplorer
-from tests.browser.browser import launch
-from tests.browser.lab import Lab, Watch, jupyterlab
+from tests.browser.places import opened, write_notebook
 
-NOTEBOOK = "cache.ipynb"
 HOSTILE = [
     "<s>", "<0x0A>", "⏎", "▁leading", "$x$", "<img src=x onerror=alert(1)>", "&amp;", "the", "the",
     "שלום", "🙂", "</script><script>alert(1)</script>",
@@ -42,100 +38,46 @@ def trace(family):
 def folder(trace, tmp_path_factory):
     """A notebook with the explorer, the trace that it opens, and the same explorer as a file."""
     folder = tmp_path_factory.mktemp("cache")
-    (folder / "notebooks").mkdir()
+    write_notebook(folder, CELL)
     lv.save_trace(trace, folder / "notebooks" / "run.nc")
     CacheExplorer(trace).save(folder / "page.html")
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
-    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3"}
-    nbformat.write(notebook, folder / "notebooks" / NOTEBOOK)
     return folder
-
-
-class Explorer:
-    """The explorer on a page, as a reader handles it."""
-
-    def __init__(self, page, place):
-        self.page, self.place = page, place
-        self.root = page.locator(".lv-cache-explorer").first
-        self.root.locator(".lv-cache-with canvas").wait_for(timeout=30_000)
-        self.settle()
-
-    def settle(self):
-        """Wait until nothing more is drawn."""
-        self.page.evaluate("""async () => {
-          const root = document.querySelector(".lv-cache-explorer");
-          const frame = () => new Promise(done => requestAnimationFrame(done));
-          for (let before, still = 0; still < 6;) {
-            await frame();
-            still = before === root.dataset.drawn ? still + 1 : 0;
-            before = root.dataset.drawn;
-          }
-        }""")
-
-    def find(self, selector):
-        return self.root.locator(selector)
-
-    def text(self, selector):
-        self.settle()
-        return self.find(selector).first.inner_text()
-
-    def pictures(self):
-        self.settle()
-        return {
-            name: self.find(f"[data-panel={name}]").evaluate(
-                "panel => (panel.querySelector('canvas')?.toDataURL() ?? '')"
-                " + panel.querySelector('svg').innerHTML"
-            )
-            for name in PANELS
-        }
-
-    def step(self, number):
-        self.find(".lv-scrubber").evaluate(
-            "(input, step) => { input.value = step; input.dispatchEvent(new Event('input')); }",
-            number,
-        )
-        self.settle()
-
-    def press(self, *keys):
-        for key in keys:
-            self.page.keyboard.press(key)
-        self.settle()
-
-    def menu(self, name):
-        return self.find(f".lv-cache-{name}")
-
-    def wait(self, condition, **arguments):
-        names = ", ".join(arguments)
-        self.page.wait_for_function(
-            f"([root, {{ {names} }}]) => {condition}",
-            arg=[self.root.element_handle(), arguments],
-            timeout=20_000,
-        )
 
 
 @pytest.fixture(scope="module", params=["lab", "file"])
 def explorer(request, folder):
-    with sync_playwright() as playwright:
-        browser = launch(playwright)
-        page = browser.new_page(viewport={"width": 1280, "height": 1600})
-        page.set_default_timeout(10_000)
-        page.on("dialog", lambda dialog: dialog.accept())
-        if request.param == "file":
-            page.watch = Watch(page, Lab("file:", folder))
-            page.goto((folder / "page.html").as_uri())
-            yield Explorer(page, "file")
-        else:
-            with jupyterlab(folder) as lab:
-                page.watch = Watch(page, lab)
-                lab.open(page, NOTEBOOK)
-                lab.run_all(page)
-                yield Explorer(page, "lab")
-        browser.close()
+    with opened(request.param, folder, "cache-explorer") as explorer:
+        yield explorer
 
 
 @pytest.fixture
 def page(explorer):
     return explorer.page
+
+
+def pictures(explorer):
+    """What each panel shows."""
+    explorer.settle()
+    return {
+        name: explorer.find(f"[data-panel={name}]").evaluate(
+            "panel => (panel.querySelector('canvas')?.toDataURL() ?? '')"
+            " + panel.querySelector('svg').innerHTML"
+        )
+        for name in PANELS
+    }
+
+
+def step(explorer, number):
+    """Put the slider there, as a drag does."""
+    explorer.find(".lv-scrubber").evaluate(
+        "(input, step) => { input.value = step; input.dispatchEvent(new Event('input')); }",
+        number,
+    )
+    explorer.settle()
+
+
+def menu(explorer, name):
+    return explorer.find(f".lv-cache-{name}")
 
 
 def changed(before, after):
@@ -153,15 +95,15 @@ def test_both_ways_are_there_at_once(explorer, trace):
     assert cached.startswith("1 query row, 1 key and value computed and appended")
     assert f"{n_prompt} keys and values read from the cache" in cached
     assert "as recorded at every step" in explorer.text(".lv-cache-bytes .lv-caption")
-    for picture in explorer.pictures().values():
+    for picture in pictures(explorer).values():
         assert len(picture) > 500
-    assert explorer.root.evaluate("root => root.scrollWidth <= root.clientWidth")
+    assert explorer.fits()
     words = explorer.text(".lv-cache-flow")
     assert "the token that step 0 drew" in words
     assert "This token is fed back, not an output of attention." in words
 
 
-def test_tokens_show_as_themselves(explorer, page):
+def test_tokens_show_as_themselves(explorer):
     shown = explorer.root.evaluate(
         "root => [...root.querySelectorAll('.lv-story [data-position]')].map(t => t.textContent)"
     )
@@ -171,13 +113,13 @@ def test_tokens_show_as_themselves(explorer, page):
 
 
 def test_the_slider_the_keys_and_play_go_through_the_steps(explorer, page, trace):
-    explorer.step(1)
-    before = explorer.pictures()
+    step(explorer, 1)
+    before = pictures(explorer)
     explorer.find(".lv-scrubber").focus()
     explorer.press("ArrowRight", "ArrowRight")
     assert explorer.text(".lv-moment").startswith("Step 3 of 13")
     assert explorer.find(".lv-scrubber").get_attribute("aria-valuetext").startswith("Step 3 of 13")
-    assert changed(before, explorer.pictures()) == set(PANELS)
+    assert changed(before, pictures(explorer)) == set(PANELS)
     so_far = [int(multiply_adds(trace, use_cache=way)[:4].sum()) for way in (False, True)]
     words = explorer.text(".lv-cache-work .lv-caption")
     assert f"{float(f'{so_far[0] / so_far[1]:.3g}'):g} times the work" in words
@@ -206,27 +148,29 @@ def test_a_token_is_its_step(explorer, trace):
     assert explorer.text(".lv-moment").startswith("Step 13 ")
 
 
-def test_layer_and_head_change_the_tensors_alone(explorer, page):
-    explorer.step(6)
-    before = explorer.pictures()
-    explorer.menu("layer").select_option(index=3)
+def test_layer_and_head_change_the_tensors_alone(explorer):
+    step(explorer, 6)
+    before = pictures(explorer)
+    menu(explorer, "layer").select_option(index=3)
     explorer.settle()
-    assert changed(before, explorer.pictures()) == {"cache-without", "cache-with", "cache-bytes"}
+    assert changed(before, pictures(explorer)) == {"cache-without", "cache-with", "cache-bytes"}
     assert "only the last row goes on" in explorer.text(".lv-cache-without .lv-caption")
-    before = explorer.pictures()
-    explorer.menu("head").focus()
+    before = pictures(explorer)
+    menu(explorer, "head").focus()
     explorer.press("ArrowDown")
-    assert changed(before, explorer.pictures()) == {"cache-without", "cache-with"}
-    explorer.menu("layer").select_option(index=0)
+    assert changed(before, pictures(explorer)) == {"cache-without", "cache-with"}
+    menu(explorer, "layer").select_option(index=0)
     assert "lower layers need every row" in explorer.text(".lv-cache-without .lv-caption")
     if explorer.place == "lab":
-        execute(page, "assert explorer.state == {'step': 6, 'layer': 0, 'head': 1}, explorer.state")
-        execute(page, "explorer.show(step=2, layer=1)")
+        explorer.execute(
+            "assert explorer.state == {'step': 6, 'layer': 0, 'head': 1}, explorer.state"
+        )
+        explorer.execute("explorer.show(step=2, layer=1)")
         explorer.wait("root.querySelector('.lv-moment').textContent.startsWith('Step 2 ')")
 
 
 def test_hover_shows_click_locks_escape_unlocks(explorer, page, trace):
-    explorer.step(6)
+    step(explorer, 6)
     n = trace.sizes["position"]
     canvas = explorer.find(".lv-cache-without canvas")
     box = canvas.bounding_box()
@@ -255,7 +199,7 @@ def test_hover_shows_click_locks_escape_unlocks(explorer, page, trace):
 
 
 def explorer_layer(explorer):
-    return int(explorer.menu("layer").evaluate("menu => menu.selectedIndex"))
+    return int(menu(explorer, "layer").evaluate("menu => menu.selectedIndex"))
 
 
 def test_the_numbers_are_a_table(explorer, trace):
@@ -272,14 +216,14 @@ def test_the_numbers_are_a_table(explorer, trace):
     assert not explorer.find(".lv-table").is_visible()
 
 
-def test_surgery(explorer, page):
-    explorer.step(4)
+def test_surgery(explorer):
+    step(explorer, 4)
     if explorer.place == "file":
         assert "open this explorer in a notebook" in explorer.text(".lv-cache-surgery .lv-caption")
         assert explorer.find(".lv-cache-operate").count() == 0
         return
     assert explorer.find(".lv-cache-result").is_hidden()
-    explorer.menu("more").fill("6")
+    menu(explorer, "more").fill("6")
     explorer.find(".lv-cache-operate").click()
     explorer.wait("!root.querySelector('.lv-cache-result').hidden")
     words = explorer.text(".lv-cache-surgery .lv-caption")
@@ -294,9 +238,9 @@ def test_surgery(explorer, page):
         ("first_and_window", {"first": "1", "size": "3"}),
     ]:  # fmt: skip
         index = ["drop", "blank", "rounded", "window", "first_and_window"].index(operation)
-        explorer.menu("operation").select_option(index=index)
+        menu(explorer, "operation").select_option(index=index)
         for label, value in fields.items():
-            explorer.menu(label).fill(value)
+            menu(explorer, label).fill(value)
         before = explorer.text(".lv-cache-surgery .lv-caption")
         explorer.find(".lv-cache-operate").focus()
         explorer.press("Enter")
@@ -304,29 +248,28 @@ def test_surgery(explorer, page):
                       before=before)  # fmt: skip
         seen.add(explorer.text(".lv-cache-surgery .lv-caption"))
     assert len(seen) == 4
-    explorer.menu("kv-heads").select_option(index=1)
-    explorer.menu("layers").select_option(index=1)
+    menu(explorer, "kv-heads").select_option(index=1)
+    menu(explorer, "layers").select_option(index=1)
     explorer.find(".lv-cache-surgery [type=checkbox]").uncheck()
     explorer.find(".lv-cache-operate").click()
     explorer.wait("root.querySelector('.lv-cache-busy').textContent === ''")
     assert explorer.text(".lv-cache-surgery .lv-caption") not in seen
-    explorer.menu("size").fill("-1")
+    menu(explorer, "size").fill("-1")
     explorer.find(".lv-cache-operate").click()
     explorer.wait("root.querySelector('.lv-alert').textContent.includes('size must be')")
-    explorer.menu("size").fill("4")
+    menu(explorer, "size").fill("4")
     explorer.find(".lv-cache-operate").click()
     explorer.wait("root.querySelector('.lv-alert').textContent === ''")
-    execute(page, "assert not lm.model._forward_pre_hooks and not lm.model.interventions")
-    explorer.step(5)
+    explorer.execute("assert not lm.model._forward_pre_hooks and not lm.model.interventions")
+    step(explorer, 5)
     assert explorer.find(".lv-cache-result").is_hidden()
 
 
-def test_surgery_is_stopped(explorer, page, record_property):
+def test_surgery_is_stopped(explorer, record_property):
     if explorer.place == "file":
         pytest.skip("a saved page runs no model")
-    explorer.step(4)
-    execute(
-        page,
+    step(explorer, 4)
+    explorer.execute(
         """import time
 passes = []
 def slow(module, args):
@@ -334,15 +277,15 @@ def slow(module, args):
     time.sleep(0.03)
 handle = lm.model.register_forward_pre_hook(slow)""",
     )
-    explorer.menu("operation").select_option(index=0)
-    explorer.menu("more").fill("64")
+    menu(explorer, "operation").select_option(index=0)
+    menu(explorer, "more").fill("64")
     before = explorer.text(".lv-cache-surgery .lv-caption")
     explorer.find(".lv-cache-operate").click()
     assert explorer.find(".lv-cache-operate").inner_text() == "Stop"
     explorer.wait("/as it was: token [3-9] of 64/.test("
                   "root.querySelector('.lv-cache-busy').textContent)")  # fmt: skip
     # Another cell runs in the meantime, on a model that nothing is done to.
-    execute(page, "assert lv.generate(lm, [3, 4, 5], max_new_tokens=1) and len(passes) < 60")
+    explorer.execute("assert lv.generate(lm, [3, 4, 5], max_new_tokens=1) and len(passes) < 60")
     assert explorer.find(".lv-cache-operate").inner_text() == "Stop"
     taken = explorer.root.evaluate("""async root => {
       const button = root.querySelector(".lv-cache-operate");
@@ -356,15 +299,14 @@ handle = lm.model.register_forward_pre_hook(slow)""",
     assert explorer.text(".lv-cache-busy") == "Stopped; nothing was compared."
     assert explorer.text(".lv-alert") == ""
     assert explorer.text(".lv-cache-surgery .lv-caption") == before
-    execute(
-        page,
+    explorer.execute(
         """n_passes = len(passes)
 time.sleep(0.3)
 handle.remove()
 assert len(passes) == n_passes, "it went on"
 assert not lm.model._forward_pre_hooks and not lm.model.interventions""",
     )
-    explorer.menu("more").fill("3")
+    menu(explorer, "more").fill("3")
     explorer.find(".lv-cache-operate").focus()
     explorer.press("Enter")
     explorer.wait("!root.querySelector('.lv-cache-result').hidden")
@@ -389,14 +331,14 @@ def test_a_step_is_redrawn_quickly(explorer, record_property):
 
 
 def test_the_dark_theme_and_a_narrow_page(explorer, page):
-    before = explorer.pictures()
+    before = pictures(explorer)
     page.evaluate("document.body.dataset.jpThemeLight = 'false'")
-    assert {"cache-without", "cache-with"} <= changed(before, explorer.pictures())
+    assert {"cache-without", "cache-with"} <= changed(before, pictures(explorer))
     page.evaluate("document.body.dataset.jpThemeLight = 'true'")
     # JupyterLab's own side bar takes a part of the page.
     page.set_viewport_size({"width": 600 if explorer.place == "file" else 960, "height": 1600})
     explorer.settle()
-    assert explorer.root.evaluate("root => root.scrollWidth <= root.clientWidth")
+    assert explorer.fits()
     page.set_viewport_size({"width": 1280, "height": 1600})
     explorer.settle()
 
@@ -409,19 +351,6 @@ def test_every_control_has_a_name(explorer):
     assert nameless == []
 
 
-def test_no_errors_and_no_other_host(explorer, page):
-    assert page.watch.errors == []
-    assert [url for url in page.watch.strangers if not url.startswith("file:")] == []
-
-
-def execute(page, code):
-    """Run code in the kernel, as a cell does; AssertionError where it fails."""
-    error = page.evaluate(
-        """async code => {
-          const { kernel } = window.jupyterapp.shell.currentWidget.sessionContext.session;
-          const { content } = await kernel.requestExecute({ code }).done;
-          return content.status === "ok" ? null : `${content.ename}: ${content.evalue}`;
-        }""",
-        code,
-    )
-    assert error is None, error
+def test_no_errors_and_no_other_host(explorer):
+    assert explorer.watch.errors == []
+    assert explorer.watch.strangers == []

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import itertools
 import re
 import statistics
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
 import pytest
+
+import llama_viz as lv
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
@@ -124,3 +130,123 @@ def test_every_solution_belongs_to_a_notebook():
 def test_nothing_warns(path):
     for cell in cells(path, "code"):
         assert not [output for output in cell.outputs if output.get("name") == "stderr"]
+
+
+# The runs that exercises ask about, read from the code; nothing is executed
+
+RUNS = ("record", "record_forward", "load_trace", "load")
+Known = dict[str, list[ast.expr]]  # what a name may stand for: in a loop over three models, three
+
+
+def meanings(node: ast.expr, known: Known) -> list[ast.expr]:
+    """What an expression may stand for, as far as names and loops over plain values tell it."""
+    match node:
+        case ast.Name(id=name) if name in known:
+            return known[name]
+        case ast.DictComp(value=value):
+            return meanings(value, known)
+        case ast.Subscript(value=value) | ast.Attribute(value=value) if runs_of(value, known):
+            return meanings(value, known)
+        case ast.Call(args=args) if run_name(node) is not None:
+            places = itertools.product(*(meanings(arg, known) for arg in args))
+            keywords = list(spelled_out(node.keywords, known))
+            return [ast.Call(node.func, list(place), keywords) for place in places]
+    return [node]
+
+
+def spelled_out(keywords: list[ast.keyword], known: Known) -> Iterator[ast.keyword]:
+    """Keywords, with those that a dictionary holds, each with the first of its meanings."""
+    for keyword in keywords:
+        value = meanings(keyword.value, known)[0]
+        if keyword.arg is None and isinstance(value, ast.Dict):
+            for name, inside in zip(value.keys, value.values, strict=True):
+                yield ast.keyword(ast.literal_eval(name), meanings(inside, known)[0])
+        else:
+            yield ast.keyword(keyword.arg, value)
+
+
+def run_name(node: ast.expr) -> str | None:
+    """record of lv.record(...); None for what is no run."""
+    match node:
+        case ast.Call(func=ast.Attribute(value=ast.Name(id="lv"), attr=name)) if name in RUNS:
+            return name
+    return None
+
+
+def runs_of(node: ast.expr, known: Known) -> set[str]:
+    """The runs, and the models, that an expression may stand for, with all their settings."""
+    return {in_full(one) for one in meanings(node, known) if run_name(one) is not None}
+
+
+def in_full(node: ast.expr) -> str:
+    """A run with every setting by its name, those not given too."""
+    name = run_name(node)
+    if name is None:
+        return ast.unparse(node)
+    assert isinstance(node, ast.Call)
+    parameters = inspect.signature(getattr(lv, name)).parameters
+    settings = {one.name: repr(one.default) for one in parameters.values()}
+    settings |= dict(zip(parameters, map(in_full, node.args), strict=False))
+    settings |= {str(keyword.arg): in_full(keyword.value) for keyword in node.keywords}
+    return f"{name}({', '.join(f'{name}={value}' for name, value in settings.items())})"
+
+
+def runs_asked_about(sources: list[str]) -> dict[str, set[str]]:
+    """For each exercise of a notebook the runs or the models that are given to it."""
+    known: Known = {}
+    asked = {}
+    for statement in itertools.chain.from_iterable(ast.parse(code).body for code in sources):
+        for node in ast.walk(statement):
+            match node:
+                case ast.comprehension(ast.Name(id=name), ast.Tuple(elts) | ast.List(elts)):
+                    known[name] = elts
+                case ast.comprehension(
+                    ast.Tuple([_, ast.Name(id=name)]),
+                    ast.Call(func=ast.Attribute(value=items, attr="items")),
+                ):
+                    known[name] = meanings(items, known)
+                case ast.Call(func=ast.Attribute(ast.Name(id="exercises"), attr=name), args=args):
+                    asked[name] = set().union(*(runs_of(arg, known) for arg in args))
+        match statement:
+            case ast.Assign([ast.Name(id=name)], value):
+                known[name] = meanings(value, known)
+            case ast.Assign([ast.Tuple(names)], ast.Tuple(values)):
+                pairs = zip(names, values, strict=True)
+                known |= {ast.unparse(name): meanings(value, known) for name, value in pairs}
+    return {name: runs for name, runs in asked.items() if runs}
+
+
+@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
+def test_a_solution_reads_the_run_of_its_notebook(path):
+    page, solution = (
+        runs_asked_about([cell.source for cell in cells(one, "code")])
+        for one in (ROOT / "notebooks" / path.name, path)
+    )
+    assert set(solution) == set(page)
+    for exercise, runs in solution.items():
+        assert runs <= page[exercise], exercise
+
+
+def test_runs_are_read_from_code_however_it_is_written():
+    def asked(*lines):
+        (runs,) = runs_asked_about([*lines, "exercises.one(trace, None)"]).values()
+        return runs
+
+    plain = asked('trace = lv.record(lv.load("gqa"), "Once", max_new_tokens=9, seed=6)')
+    assert len(plain) == 1
+    gqa = 'lm = lv.load("gqa")'
+    assert asked(gqa, 'trace = lv.record(lm, "Once", 9, None, seed=6)') == plain
+    how = 'text, how = "Once", {"seed": 6, "max_new_tokens": 9}'
+    assert asked(gqa, how, "trace = lv.record(lm, text, **how)") == plain
+    several = asked(
+        'models = {name: lv.load(name) for name in ("mha", "gqa")}',
+        'runs = {name: lv.record(lm, "Once", 9, seed=6) for name, lm in models.items()}',
+        'trace = runs["gqa"]',
+    )
+    assert plain < several
+    assert len(several) == 2
+    for other in (
+        '"mha"), "Once", 9, seed=6', '"gqa"), "Then", 9, seed=6', '"gqa"), "Once", 8, seed=6',
+        '"gqa"), "Once", 9, seed=7', '"gqa"), "Once", 9, seed=6, temperature=0.7',
+    ):  # fmt: skip
+        assert asked(f"trace = lv.record(lv.load({other})").isdisjoint(plain)
