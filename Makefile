@@ -25,7 +25,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 # Tests run side by side, so each keeps to one core.
 ONE_CORE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 PYTEST := $(BIN)/python -m pytest
-SIDE_BY_SIDE := -n $(WORKERS) --dist worksteal
+SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile
 # It trains, and measures how soon Stop is heard: nothing may run beside it.
 ALONE := tests/browser/test_notebook_11.py
 
@@ -40,7 +40,7 @@ lab: environment ## open JupyterLab on the first notebook
 .PHONY: test
 test: lint browser ## check everything: style, types, units, notebooks, browser
 	$(ONE_CORE) $(PYTEST) tests --ignore tests/browser $(SIDE_BY_SIDE)
-	$(ONE_CORE) $(PYTEST) notebooks --nbval --nbval-current-env --nbval-cell-timeout=120 -n $(WORKERS) --dist loadfile
+	$(ONE_CORE) $(PYTEST) notebooks --nbval --nbval-current-env --nbval-cell-timeout=120 $(SIDE_BY_SIDE)
 	$(ONE_CORE) $(PYTEST) tests/browser --ignore $(ALONE) $(SIDE_BY_SIDE)
 	$(ONE_CORE) $(PYTEST) $(ALONE)
 

@@ -344,3 +344,17 @@ def test_the_information_is_that_of_the_draws():
         assert sum(drawn) >= telling.nats - 1e-9
         checked += math.isclose(sum(drawn), telling.nats)
     assert checked > 150
+
+
+def test_a_place_that_opens_a_speech_is_not_due():
+    """Where such a question stands, a speech of another form is told about as often."""
+    stories = [tell_story(number, plot="belongings") for number in range(400)]
+    questions = [question for story in stories for question in story.questions]
+    open_ = [question for question in questions if not question.is_due]
+    assert {question.kind for question in open_} == {"place"}
+    assert all(question.answer[0].isupper() for question in open_)
+    others = sum(
+        len(re.findall(r'"Is the \w+ \w+ [^"?]+\?" asked', story.text)) for story in stories
+    )
+    assert 0.8 < len(open_) / others < 1.25
+    assert all(question.is_due for question in questions if question.kind != "place")

@@ -46,9 +46,9 @@ def _parser() -> argparse.ArgumentParser:
         nargs="*",
         default=list(DEFAULT),
         metavar="WHAT",
-        help="runs (mha, gqa, mqa, ...), groups of runs (attention, matched, feed-forward, "
-        "normalization, uptraining), tokenizer, card; a tokenizer is trained first where there is "
-        "none",
+        help="runs (mha, gqa, mqa, ...), groups of runs (attention, matched, longer, "
+        "feed-forward, normalization, uptraining), tokenizer, card; a tokenizer is trained first "
+        "where there is none",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the weights and the stories")
     parser.add_argument("--all-seeds", action="store_true", help="as many as each group is for")

@@ -44,6 +44,7 @@ def write_card(data: Path) -> Path:
         _recipes(runs),
         _groups(results),
         _recall(results),
+        _aims(results, recall, kept),
         _curve(recall, "facts", "facts to hold"),
         _curve(recall, "distance", f"tokens back (in steps of {DISTANCE_STEP})"),
         _courses(runs, data),
@@ -153,10 +154,15 @@ def _value(value: Any) -> str:
 _TITLES = {
     "attention": "MHA, GQA and MQA, all else equal",
     "matched": "The same with as many parameters: the feed-forward is wider",
+    "longer": "The same for twice as many steps",
     "feed-forward": "Eight feed-forwards with equally many weights",
     "normalization": "With and without norms, in a deep model",
     "uptraining": "MHA pooled into GQA and MQA, and trained for 5% of the steps",
 }
+
+
+# Runs of other groups that a comparison starts from.
+_COMPARED_WITH = {"matched": ("mha",), "longer": ("mha", "gqa")}
 
 
 def _groups(results: Sequence[Line]) -> str:
@@ -164,8 +170,8 @@ def _groups(results: Sequence[Line]) -> str:
     sections = ["## Results"]
     for group in GROUPS:
         lines = [line for line in results if line["group"] == group]
-        if group == "matched" and lines:  # beside what they are matched with
-            lines = [line for line in results if line["name"] == "mha"] + lines
+        beside = _COMPARED_WITH.get(group, ()) if lines else ()
+        lines = [line for line in results if line["name"] in beside] + lines
         rows = [_sizes_and_losses(name, runs) for name, runs in by_name(lines).items()]
         if rows:
             header = ["", "parameters", "cache, bytes per position", "seeds", "tokens", "minutes",
@@ -197,7 +203,8 @@ def _sizes_and_losses(name: str, runs: Sequence[Line]) -> list[str]:
 
 def _recall(results: Sequence[Line]) -> str:
     """What each kind of question asks for, answered by the models of full size."""
-    names = [*GROUPS["attention"], *GROUPS["matched"], *GROUPS["uptraining"]]
+    names = [name for group in ("attention", "matched", "longer", "uptraining")
+             for name in GROUPS[group]]  # fmt: skip
     found = by_name([line for line in results if line["name"] in names])
     rows = []
     for kind in KINDS:
@@ -214,6 +221,68 @@ def _recall(results: Sequence[Line]) -> str:
         "### Recall by kind of question\n\n" + table(["", *found], rows) + "\n\n"
         "An answer is right when every one of its tokens is the model's first choice."
     )
+
+
+def _aims(results: Sequence[Line], recall: Sequence[Line], kept: Sequence[Facts]) -> str:
+    """What was wanted of the model with all heads its own, and how near it comes."""
+    names = [name for name in ("mha", "mha-long") if by_name(results).get(name)]
+    if "mha" not in names:
+        return ""
+    above = {
+        name: [float(run["held_out_loss"]) / float(run["floor"]) - 1
+               for run in by_name(results)[name]]
+        for name in names
+    }  # fmt: skip
+    rows = [["loss above the floor", "at most 5%",
+             *(over_seeds(above[name], lambda x: f"{x:.1%}") for name in names)]]  # fmt: skip
+    for kind in FACT_KINDS:
+        cells = []
+        for name in names:
+            runs: dict[str, list[Line]] = {}
+            for line in recall:
+                is_of_kind = line["name"] == name and line["kind"] == kind
+                if is_of_kind and line["by"] == "facts" and int(line["value"]) <= 2:
+                    runs.setdefault(line["run"], []).append(line)
+            shares = [sum(int(line["right"]) for line in lines)
+                      / sum(int(line["asked"]) for line in lines)
+                      for lines in runs.values()]  # fmt: skip
+            cells.append(over_seeds(shares, lambda x: f"{x:.1%}"))
+        rows.append([f"{kind}, of up to two facts", "at least 95%", *cells])
+    for run in kept:
+        if run["name"] == "mha":
+            good = run["consistent"]["all"] / run["consistent"]["stories"]
+            nothing = [""] * (len(names) - 1)
+            rows.append(["stories in which all is kept", "at least 95%", f"{good:.1%}", *nothing])
+            rows.append(["an induction head's weight", "most of it",
+                         f"{run['induction']['score']:.2f}", *nothing])  # fmt: skip
+    asked, open_ = _place_questions()
+    longer = "\n\n`mha-long` shows what time alone brings." if len(names) > 1 else ""
+    return (
+        "### What was aimed at\n\n"
+        + table(["", "aimed at", *(f"`{name}`" for name in names)], rows)
+        + f"\n\nA place cannot be had much better: of {asked:,} such questions {open_:,} open a "
+        "speech (“Under the bed?” asked Mum), and one that begins otherwise is as likely there. A "
+        f"reader who knows the generator is right in half of them, and so in "
+        f"{1 - open_ / asked / 2:.1%} of all."
+        + longer
+        + " What is recalled is what was said last, or the only thing of its kind. Which colour "
+        "belongs to which of two things is often guessed among those that were named. Looking it "
+        "up would take three heads in a row: one that reads the word before a thing's name, one "
+        "that finds the name again, one that carries what was found to the answer. Training has "
+        "not found all of them."
+    )
+
+
+def _place_questions(n_stories: int = 100) -> tuple[int, int]:
+    """Questions for a place in held-out stories with one and two facts: all, and those not due."""
+    questions = [
+        question
+        for n_facts in (1, 2)
+        for number in range(n_stories)
+        for question in tell_story(number, held_out=True, n_facts=n_facts).questions
+        if question.kind == "place"
+    ]
+    return len(questions), sum(not question.is_due for question in questions)
 
 
 def _curve(recall: Sequence[Line], by: str, words: str) -> str:

@@ -179,6 +179,11 @@ GROUPS: dict[str, dict[str, Recipe]] = {
         "gqa-wide": replace(_GQA, hidden_dim=448),
         "mqa-wide": replace(_MQA, hidden_dim=459),
     },
+    # The same for twice as many steps: what more of them bring, and what they do not.
+    "longer": {
+        "mha-long": replace(_MHA, steps=2 * _MHA.steps),
+        "gqa-long": replace(_GQA, steps=2 * _GQA.steps),
+    },
     "feed-forward": {
         **{kind: replace(_TWO_MATRICES, feed_forward=kind) for kind in ("relu", "gelu", "swish")},
         **{kind: replace(_SMALL, feed_forward=kind)
@@ -196,7 +201,10 @@ GROUPS: dict[str, dict[str, Recipe]] = {
 }  # fmt: skip
 
 # How many seeds each group is trained with.
-SEEDS = {"attention": 3, "matched": 1, "feed-forward": 2, "normalization": 1, "uptraining": 1}
+SEEDS = {
+    "attention": 3, "matched": 1, "longer": 1, "feed-forward": 2, "normalization": 1,
+    "uptraining": 1,
+}  # fmt: skip
 
 RECIPES: dict[str, Recipe] = {
     name: recipe for group in GROUPS.values() for name, recipe in group.items()

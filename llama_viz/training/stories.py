@@ -55,6 +55,14 @@ class Question:
     answer: str
 
     @property
+    def is_due(self) -> bool:
+        """Whether the text so far can go on with nothing but an answer of this kind.
+
+        An answer that opens a speech is not due: another speech could begin there as well.
+        """
+        return not self.prompt.endswith('"')
+
+    @property
     def told(self) -> int | None:
         said = rf"\b{re.escape(self.answer.strip())}\b"
         found = [*re.finditer(said, self.prompt, re.IGNORECASE)]
