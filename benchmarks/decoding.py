@@ -53,11 +53,13 @@ def ours(shape: str, prompt: list[int], n_new: int) -> dict[str, Callable[[], ob
     plain, fast = random_model(shape), random_model(shape).optimize()
     half = random_model(shape).optimize(torch.float16)
     brain = random_model(shape).optimize(torch.bfloat16)
+    packed = random_model(shape).optimize(torch.bfloat16, packed=True)
     return {
         "llama_viz": lambda: lv.generate(plain, prompt, n_new),
         "llama_viz, optimized": lambda: lv.generate(fast, prompt, n_new),
         "llama_viz, optimized, float16": lambda: lv.generate(half, prompt, n_new),
         "llama_viz, optimized, bfloat16": lambda: lv.generate(brain, prompt, n_new),
+        "llama_viz, optimized, bfloat16 packed": lambda: lv.generate(packed, prompt, n_new),
         "llama_viz, optimized, four signals recorded": lambda: lv.record(
             fast, prompt, n_new, taps=lv.SIGNALS, memory_limit=None
         ),

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import llama_viz as lv
-from llama_viz.optimization import SERVED, JoinedWeights, OneRowBlock, OneRowLinear
+from llama_viz.optimization import SERVED, JoinedWeights, OneRowBlock, OneRowLinear, PackedWeight
 from tests.reference import random_ids, random_model
 
 KINDS = ("mha", "gqa", "mqa")
@@ -167,11 +167,12 @@ def test_a_copy_of_an_optimized_model_is_itself(whole_blocks):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_that_of_the_plain_model(kind, dtype, whole_blocks):
+@pytest.mark.parametrize("how", ["float16", "bfloat16", "bfloat16, packed"])
+def test_half_precision_is_that_of_the_plain_model(kind, how, whole_blocks):
     """One step of each: within 16 of the roundings of the type, of the largest logit."""
     plain, optimized = (random_model(kind, dim=48) for _ in range(2))
-    optimized.optimize(dtype)
+    dtype = getattr(torch, how.split(",")[0])
+    optimized.optimize(dtype, packed="packed" in how)
     plain.model.to(dtype)
     exact = random_model(kind, dim=48)
     ids = random_ids(plain, 9)[0].tolist()
@@ -185,6 +186,56 @@ def test_half_precision_is_that_of_the_plain_model(kind, dtype, whole_blocks):
     assert float((ours - true).abs().max()) < bound
     # no worse than the plain model of the same type, on the whole
     assert float((ours - true).norm()) < 1.25 * float((theirs - true).norm())
+
+
+def of_last_step(lm: lv.LanguageModel) -> torch.Tensor:
+    return lv.generate(lm, [1, 2, 3], 6, forced=[5, 6, 7, 8, 9, 4]).steps[-1].logits.float()
+
+
+def test_packed_weights_are_read_until_they_change(whole_blocks):
+    """What passes is their product; a weight changed in place, or put in place of one, counts."""
+    plain, packed = (random_model("gqa", dim=48) for _ in range(2))
+    plain.model.to(torch.bfloat16)
+    packed.optimize(torch.bfloat16, packed=True)
+    before = of_last_step(packed)
+    assert len(whole_blocks) == 5 * 3
+    down = packed.model.blocks[1].feed_forward.down
+    weights = down.joined._packed
+    read, weights.packed = weights.packed, PackedWeight(torch.zeros_like(down.weight)).packed
+    assert (of_last_step(packed) - before).abs().max() > 0.1  # it is what is read
+    weights.packed = read
+    torch.testing.assert_close(of_last_step(packed), before)
+    for lm in (plain, packed):
+        lm.model.blocks[1].feed_forward.down.weight.zero_()
+    whole_blocks.clear()
+    changed = of_last_step(packed)
+    assert len(whole_blocks) == 5 * 2
+    assert (changed - before).abs().max() > 0.1
+    torch.testing.assert_close(changed, of_last_step(plain), rtol=0, atol=0.05)
+    whole_blocks.clear()
+    packed.optimize(packed=True)  # anew, with what they are now
+    torch.testing.assert_close(of_last_step(packed), changed, rtol=0, atol=0.05)
+    assert len(whole_blocks) == 5 * 3
+
+
+def test_a_copy_of_packed_weights_is_itself():
+    packed = random_model("gqa", dim=48).optimize(torch.bfloat16, packed=True)
+    before = of_last_step(packed)
+    copied = lv.LanguageModel(copy.deepcopy(packed.model))
+    for weight in packed.model.parameters():
+        weight.zero_()
+    torch.testing.assert_close(of_last_step(copied), before, rtol=0, atol=0.05)
+
+
+def test_what_cannot_be_packed_is_refused(monkeypatch):
+    lm = random_model("gqa", dim=48)
+    with pytest.raises(
+        ValueError, match=r"these are torch.float32 on cpu: say optimize\(torch.bfl"
+    ):
+        lm.optimize(packed=True)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="here PyTorch cannot pack bfloat16 weights"):
+        lm.optimize(torch.bfloat16, packed=True)
 
 
 def test_shares_are_used(monkeypatch):
