@@ -470,7 +470,7 @@ class Recorder:
             raise MemoryLimitError(
                 f"{what} would take {size}, more than the memory limit of "
                 f"{format_bytes(limit)}; choose taps= or layers=, write fewer tokens, or raise "
-                "memory_limit="
+                "memory_limit=" + ("" if folder else "; record(path='run.zarr') needs less of it")
             )
         logger.info("recording takes at most %s", size)
         self.prompt_ids = prompt_ids

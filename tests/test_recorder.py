@@ -286,7 +286,8 @@ def test_a_recording_over_its_limit_is_refused_before_it_runs():
     lm.model.register_forward_hook(lambda *_: calls.append(1))
     with pytest.raises(
         lv.MemoryLimitError,
-        match=r"would take \d+\.\d kB \(most: attention_scores .*the memory limit of 50.0 kB",
+        match=r"would take \d+\.\d kB \(most: attention_scores .*the memory limit of 50.0 kB; .*"
+        r"; record\(path='run.zarr'\) needs less of it$",
     ):
         lv.record(lm, [1, 2, 3], 20, memory_limit="50kB")
     assert calls == []
