@@ -119,8 +119,8 @@ class LanguageModel:
         dtype also changes the type of the weights: torch.float16 and torch.bfloat16 halve the bytes
         that every token reads, and round. On a CPU float16 is the faster and the more exact of the
         two; bfloat16 holds larger numbers (float16 up to 65,504). packed keeps bfloat16 weights a
-        second time, in the order that a CPU's kernel reads: as fast as float16, in the memory of
-        float32. Without dtype results keep within rounding of float32. Every tap stays.
+        second time, in the order that a CPU's kernel reads: faster, in the memory of float32.
+        Without dtype results keep within rounding of float32. Every tap stays.
 
         Raises ValueError where weights cannot be packed, or the type has no point.
         """

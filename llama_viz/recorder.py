@@ -833,20 +833,18 @@ class Recorder:
 
     def _buffer(self, name: str) -> Tensor:
         """Room for a variable. What nobody will write, as above the diagonal, holds something."""
-        shape, dtype = self.plan.held_shape(name), self.plan.dtype(name)
+        shape, dtype = self.plan.held_shape(name), getattr(torch, self.plan.dtype(name))
         if name == "norm_gain":
             model = self.lm.model
             weights = [model.get_parameter(f"{norm.path}.weight") for norm in self.plan.norms]
             if weights:
-                gains = torch.stack([weight.detach().cpu() for weight in weights])
-                return gains.to(getattr(torch, dtype))
+                return torch.stack([weight.detach().to(dtype).cpu() for weight in weights])
         fills_rows = not self._has_more_passes and self._writer is None
-        room = _room(shape, dtype)
         if name == "attention_scores" and not fills_rows:
-            return room.fill_(float("nan"))
+            return torch.full(shape, float("nan"), dtype=dtype)
         if "position" in VARIABLES[name].dims or (name in MAPS and fills_rows):
-            return room
-        return room.zero_()
+            return torch.empty(shape, dtype=dtype)
+        return torch.zeros(shape, dtype=dtype)
 
     def _share_stream(self) -> bool:
         """Let residual_in and residual_out of all layers, and embedding, share memory."""
@@ -855,7 +853,7 @@ class Recorder:
         if not is_recorded or self._writer is not None:
             return False
         shape = (n_layers + 1, *self.plan.shape("residual_in")[1:])
-        stream = _room(shape, self.plan.dtype("residual_in"))
+        stream = torch.empty(shape, dtype=self._buffers["residual_in"].dtype)
         self._buffers["residual_in"], self._buffers["residual_out"] = stream[:-1], stream[1:]
         if "embedding" in self._buffers:
             self._buffers["embedding"] = stream[0]
@@ -1003,15 +1001,6 @@ class Recorder:
                 "python": platform.python_version(),
             },
         }
-
-
-def _room(shape: tuple[int, ...], dtype: str) -> Tensor:
-    """Memory for a variable, with anything in it.
-
-    Most of what copying costs is touching fresh memory page by page. NumPy asks Linux for large
-    pages, PyTorch does not: with them a copy takes a third of the time.
-    """
-    return torch.from_numpy(np.empty(shape, dtype))
 
 
 def _labels(lm: LanguageModel) -> np.ndarray:
