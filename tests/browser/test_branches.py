@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import nbformat
 import pytest
-from playwright.sync_api import Error, sync_playwright
+from playwright.sync_api import sync_playwright
 
 from tests.browser.browser import launch
 from tests.browser.lab import Watch, jupyterlab
-from tests.browser.test_start_here import Explorer as GenerationPage
+from tests.browser.test_start_here import GenerationPage
 
 NOTEBOOK = "branches.ipynb"
 CELL = """import llama_viz as lv
@@ -110,7 +110,7 @@ def test_a_click_writes_a_branch_and_all_panels_show_it(explorer):
     assert names[0] == "the run"
     assert names[1].startswith("└ step 3: ")
     assert explorer.root.locator(".lv-branch[aria-pressed=true]").get_attribute("data-run") == "2"
-    words = explorer.text("branch-words")
+    words = explorer.text(".lv-branch-words")
     assert f"at step 3, position {n_prompt + 3}" in words
     assert "likely to the model" in words
     assert all("log probability −" in text or "log probability -" in text
@@ -158,7 +158,7 @@ def test_while_a_run_goes_on_nothing_can_be_forked(explorer):
     explorer.wait("root.querySelector('.lv-run').textContent === 'Stop'")
     explorer.wait("root.querySelectorAll('.lv-fork').length === 0")
     explorer.wait_for_tokens(8)
-    with pytest.raises(Error, match="a run is under way; stop it first"):
+    with pytest.raises(AssertionError, match="a run is under way; stop it first"):
         explorer.execute("explorer.fork(1, 5)")
     explorer.button.click()
     explorer.wait_until_idle()
@@ -166,7 +166,7 @@ def test_while_a_run_goes_on_nothing_can_be_forked(explorer):
     to_step(explorer, 1)
     explorer.root.locator(".lv-fork").first.click()
     wait_for_branch(explorer, 2)
-    assert explorer.text("alert") == ""
+    assert explorer.text(".lv-alert") == ""
 
 
 def test_a_page_that_is_opened_again_has_the_branches(explorer):
