@@ -265,11 +265,10 @@ def _aims(results: Sequence[Line], recall: Sequence[Line], kept: Sequence[Facts]
         f"reader who knows the generator is right in half of them, and so in "
         f"{1 - open_ / asked / 2:.1%} of all."
         + longer
-        + " What is recalled is what was said last, or the only thing of its kind. Which colour "
-        "belongs to which of two things is often guessed among those that were named. Looking it "
-        "up would take three heads in a row: one that reads the word before a thing's name, one "
-        "that finds the name again, one that carries what was found to the answer. Training has "
-        "not found all of them."
+        + " How recall falls with the facts that there are to hold stands below: which colour "
+        "belongs to which of several things is often guessed. Looking it up would take three heads "
+        "in a row, we think: one that reads the word before a thing's name, one that finds the "
+        "name again, one that carries what was found to the answer."
     )
 
 
