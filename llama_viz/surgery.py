@@ -258,7 +258,8 @@ def compare_steps(
 ) -> Iterator[tuple[bool, Step]]:
     """The same one step at a time, as pairs (operated on, step); `compared` puts them together.
 
-    Between steps the model is as it was, so that others can run it.
+    Only this run's own cache is operated on, so others can run the model meanwhile: JupyterLab
+    answers its widgets in a thread beside the cells.
     """
     ids = lm.prompt_ids(prompt)
     check_new_tokens(max_new_tokens)
@@ -271,8 +272,9 @@ def compare_steps(
     rows = {name: None if chosen is None else list(chosen) for name, chosen in rows.items()}
 
     def operated(new_ids: Tensor, cache: KVCache) -> Tensor:
-        with operating(lm, operation, at=n_held, repeat=repeat, **rows):
-            return lm.model(new_ids, cache)
+        if repeat or cache.length == n_held:
+            operate(cache, operation, **rows)
+        return lm.model(new_ids, cache)
 
     def steps() -> Iterator[tuple[bool, Step]]:
         cache = KVCache(lm.config, capacity=capacity)

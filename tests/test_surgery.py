@@ -338,6 +338,35 @@ def test_compare_leaves_the_model_as_it_was(family):
     assert lv.generate(lm, "Once", 8).ids == before
 
 
+def test_another_run_during_a_comparison_is_not_operated_on():
+    """JupyterLab answers its widgets in a thread of its own: a cell may run in mid-pass."""
+    lm = random_model("gqa")
+    text = random_ids(lm, 24)[0].tolist()
+    alone = lv.generate(lm, text, 4)
+    expected = surgery.compare(lm, text, surgery.drop, positions=range(1, 20), max_new_tokens=3)
+    meanwhile = []
+
+    def run_another(module, args):
+        handle.remove()
+        meanwhile.append((lv.record(lm, text, 4, taps=["sampled_id"]), lm.model.interventions[:]))
+        listen()
+
+    def listen():
+        nonlocal handle
+        handle = lm.model.register_forward_pre_hook(run_another)
+
+    handle = None
+    listen()
+    found = surgery.compare(lm, text, surgery.drop, positions=range(1, 20), max_new_tokens=3)
+    handle.remove()
+    assert found.after.ids == expected.after.ids
+    assert found.kl_divergence == expected.kl_divergence > 0
+    assert len(meanwhile) == 1 + 2 * 3  # the cache is filled once, then three tokens either way
+    for trace, interventions in meanwhile:
+        assert trace.attrs["prompt_ids"] + trace["sampled_id"].values.tolist() == alone.ids
+        assert trace.attrs["edited"] == interventions == []
+
+
 # What is refused
 
 

@@ -259,7 +259,8 @@ def test_surgery(explorer):
     explorer.wait("root.querySelector('.lv-alert').textContent.includes('size must be')")
     menu(explorer, "size").fill("4")
     explorer.find(".lv-cache-operate").click()
-    explorer.wait("root.querySelector('.lv-alert').textContent === ''")
+    explorer.wait("root.querySelector('.lv-cache-busy').textContent === ''")
+    assert explorer.text(".lv-alert") == ""
     explorer.execute("assert not lm.model._forward_pre_hooks and not lm.model.interventions")
     step(explorer, 5)
     assert explorer.find(".lv-cache-result").is_hidden()
