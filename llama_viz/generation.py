@@ -6,7 +6,7 @@ import codecs
 import time
 import warnings
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -175,12 +175,20 @@ def check_new_tokens(max_new_tokens: int) -> None:
 
 def forced_ids(lm: LanguageModel, forced: Sequence[int], max_new_tokens: int) -> list[int]:
     """The ids to force, checked; raises ValueError for unknown ids, or more than are written."""
-    ids = lm.prompt_ids(list(forced)) if len(forced) else []
+    forced = forced if hasattr(forced, "tolist") else list(forced)  # a text is no list of ids
+    ids = lm.prompt_ids(forced) if len(forced) else []
     if len(ids) > max_new_tokens:
         raise ValueError(
             f"{len(ids)} tokens are forced and max_new_tokens is {max_new_tokens}; raise it"
         )
     return ids
+
+
+def is_several(prompt: Any) -> bool:
+    """Whether a prompt is a list of prompts: of texts, or of lists of ids."""
+    if isinstance(prompt, str) or not isinstance(prompt, (list, tuple)):
+        return False
+    return bool(prompt) and all(isinstance(each, (str, list, tuple)) for each in prompt)
 
 
 def run_length(lm: LanguageModel, n_prompt: int, max_new_tokens: int) -> int:

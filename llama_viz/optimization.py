@@ -10,7 +10,7 @@ runs step by step, on the same joined weights.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,8 @@ def optimize(model: Llama, dtype: torch.dtype | None = None, *, packed: bool = F
     """Lay a model out for decoding, in place; dtype (None: as it is) is that of the weights.
 
     Its weights are views of joined buffers afterwards: change them in place (copy_), or call this
-    again after replacing them.
+    again after replacing them. A copy of the model (copy.deepcopy, pickle, torch.save) is laid out
+    like it, on buffers of its own.
 
     float16 and bfloat16 both halve the bytes that a token reads. On a CPU PyTorch multiplies a row
     of float16 with a kernel of its own, about as fast as memory can be read, and one of bfloat16 at
@@ -46,8 +47,8 @@ def optimize(model: Llama, dtype: torch.dtype | None = None, *, packed: bool = F
         if not dtype.is_floating_point:
             raise ValueError(f"weights need a floating-point type, got {dtype}")
         model.to(dtype)
-    if packed:
-        _check_packing(model.output.weight)
+    if packed and (reason := _why_not_packed(model.output.weight)):
+        raise ValueError(reason)
     for module in list(model.modules()):
         if isinstance(module, RMSNorm):
             _become(OptimizedNorm, module)
@@ -75,6 +76,7 @@ def apart(model: Llama) -> Iterator[None]:
 
 M = TypeVar("M", bound=nn.Module)
 Gain = dict[str, torch.Tensor]
+Parameters = dict[str, Any]  # those of one module, by name
 
 
 def _become(kind: type[M], module: nn.Module) -> M:
@@ -83,15 +85,16 @@ def _become(kind: type[M], module: nn.Module) -> M:
     return cast("M", module)
 
 
-def _check_packing(weight: Tensor) -> None:
-    """Raise ValueError unless oneDNN can pack weights like this one here."""
+def _why_not_packed(weight: Tensor) -> str | None:
+    """Why oneDNN cannot pack weights like this one here; None where it can."""
     if weight.dtype != torch.bfloat16 or weight.device.type != "cpu":
-        raise ValueError(
+        return (
             f"packed= is for bfloat16 weights on a CPU, these are {weight.dtype} on "
             f"{weight.device.type}: say optimize(torch.bfloat16, packed=True), or leave it out"
         )
     if not torch.backends.mkldnn.is_available() or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        raise ValueError("here PyTorch cannot pack bfloat16 weights: leave packed= out")
+        return "here PyTorch cannot pack bfloat16 weights: leave packed= out"
+    return None
 
 
 class PackedWeight:
@@ -99,11 +102,6 @@ class PackedWeight:
 
     def __init__(self, weight: Tensor) -> None:
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight)
-
-    def __deepcopy__(self, memo: dict) -> PackedWeight:
-        copied = PackedWeight.__new__(PackedWeight)
-        copied.packed = self.packed.clone()  # PyTorch cannot copy such tensors by itself
-        return copied
 
     def product(self, rows: Tensor) -> Tensor:
         """rows (row, input) times the weight: (row, output)."""
@@ -127,7 +125,15 @@ class JoinedWeights:
     """
 
     def __init__(self, linears: Sequence[nn.Linear], packed: bool = False) -> None:
-        weight = torch.cat([linear.weight.data for linear in linears])
+        for index, linear in enumerate(linears):
+            one = _become(OneRowLinear, linear)
+            one.joined, one.index = self, index
+        self._lay_out([linear._parameters for linear in linears], packed)
+
+    def _lay_out(self, parameters: list[Parameters], packed: bool) -> None:
+        """Join the weights of these Linears, each of which looks them up in its dictionary."""
+        weights = [each["weight"] for each in parameters]
+        weight = torch.cat([each.data for each in weights])
         n_outputs, n_inputs = weight.shape
         self.n_shares = 0  # not cut
         if weight.dtype == torch.float32 and weight.device.type == "cpu":
@@ -137,22 +143,43 @@ class JoinedWeights:
             self.shares = weight.view(self.n_shares, -1, n_outputs)
             weight = weight.t()
         self.weight = weight
-        self._sizes = [linear.out_features for linear in linears]
+        self._sizes = [len(each) for each in weights]
         # A row, who asked for it last, and the products of all.
         self._held: tuple[Tensor, int, tuple[Tensor, ...]] | None = None
         self.n_apart = 0  # how many ask that nothing be joined
         parts = weight.split(self._sizes)
-        for index, (linear, part) in enumerate(zip(linears, parts, strict=True)):
-            linear.weight.data = part
-            one = _become(OneRowLinear, linear)
-            one.joined, one.index = self, index
+        for each, part in zip(weights, parts, strict=True):
+            each.data = part
         # Looked up in every pass, so as directly as can be.
-        self._places = [
-            (linear._parameters, part.data_ptr())
-            for linear, part in zip(linears, parts, strict=True)
+        self._places: list[tuple[Parameters, int | None]] = [
+            (each, part.data_ptr()) for each, part in zip(parameters, parts, strict=True)
         ]
         self._packed = PackedWeight(weight) if packed else None
-        self._changes = [_changes(linear.weight) for linear in linears]
+        self._changes = [_changes(each) for each in weights]
+
+    # Copied or stored are the Linears' weights alone: a copy joins its own. Where they had replaced
+    # the joined ones, it reads them as the first one does, without joining them.
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "parameters": [parameters for parameters, _ in self._places],
+            "is_joined": self._are_views(),
+            "packed": self._packed is not None,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        parameters = state["parameters"]
+        if state["is_joined"]:
+            # It may have come to another machine.
+            packed = state["packed"] and not _why_not_packed(parameters[0]["weight"])
+            self._lay_out(parameters, packed)
+        else:
+            self._places, self.n_apart = [(each, None) for each in parameters], 0
+
+    def _are_views(self) -> bool:
+        """Whether the weights of the Linears are where they were laid out."""
+        weights = ((parameters["weight"], address) for parameters, address in self._places)
+        return all(each is not None and each.data_ptr() == address for each, address in weights)
 
     @property
     def current(self) -> bool:
@@ -344,11 +371,8 @@ class OneRowBlock:
             [module._forward_hooks for name, module in heard.items() if name.startswith(part)]
             for part in ("attention.", "feed_forward.")
         )
-        # Hooks that need the module to be called, and those that PyTorch hangs on all modules.
-        self._other_hooks: list[Mapping] = [
-            hooks_of_all._global_forward_hooks, hooks_of_all._global_forward_pre_hooks
-        ]  # fmt: skip
-        self._other_hooks += [module._forward_pre_hooks for module in inside.values()]
+        # Hooks that need the module to be called.
+        self._other_hooks: list[Mapping] = [module._forward_pre_hooks for module in inside.values()]
         for name, module in inside.items():
             if name in heard:
                 self._other_hooks.append(module._forward_hooks_with_kwargs)
@@ -377,6 +401,8 @@ class OneRowBlock:
         if not self._is_possible or x.numel() != x.shape[-1] or x.requires_grad:
             return False
         if any(self._other_hooks) or cache.hidden(1) is not None:
+            return False
+        if hooks_of_all._global_forward_hooks or hooks_of_all._global_forward_pre_hooks:
             return False
         for modules, name, module in self._places:
             if modules[name] is not module:

@@ -43,12 +43,11 @@ from llama_viz.checkpoints import load, pick_device
 from llama_viz.checkpoints.loaded import empty_model, one_line
 from llama_viz.errors import MemoryLimitError, unknown_name
 from llama_viz.files import written_whole
-from llama_viz.generation import Sampling, check_new_tokens, forced_ids
+from llama_viz.generation import Sampling, check_new_tokens, forced_ids, is_several
 from llama_viz.model import Llama
-from llama_viz.prompts import check_size, ids_of_prompts
+from llama_viz.prompts import check_size, forced_of_prompts, ids_of_prompts
 from llama_viz.recorder import (
     RecordingSize,
-    _is_several,
     format_bytes,
     parse_bytes,
     record,
@@ -106,8 +105,8 @@ def record_parallel(
     if outer is not None and n_ranks != outer:
         raise ValueError(f"{outer} processes were started and {n_ranks} asked for; ask for {outer}")
     as_it_goes = Path(path).suffix == SUFFIX
-    for kind, is_several in (("processes", n_ranks > 1), ("prompts", _is_several(prompt))):
-        if as_it_goes and is_several:
+    for kind, are_several in (("processes", n_ranks > 1), ("prompts", is_several(prompt))):
+        if as_it_goes and are_several:
             raise ValueError(
                 f"several {kind} are written to one file in the end, not to a folder as they go: "
                 f"name a path ending in .nc in place of {str(path)!r}"
@@ -171,17 +170,18 @@ def _check(
     call.apply_defaults()
     given = call.arguments
     Share(0, n_ranks).check(whole.config)
-    for name in ("taps", "layers", "forced"):
+    for name in ("taps", "layers"):
         if name in settings and not isinstance(given[name], (str, int, type(None))):
             settings[name] = given[name] = list(given[name])
     check_new_tokens(given["max_new_tokens"])
     Sampling(given["temperature"], given["top_k"], given["top_p"], given["seed"])
-    forced_ids(whole, given["forced"], given["max_new_tokens"])
-    several: Any = prompt if _is_several(prompt) else None
+    several: Any = prompt if is_several(prompt) else None
+    forced, n_new = given["forced"], given["max_new_tokens"]
     if several:
-        if given["forced"]:
-            raise ValueError("forced= is for a single prompt; record one by one")
-        ids_of_prompts(whole, several, given["max_new_tokens"])
+        ids_of_prompts(whole, several, n_new)
+        settings["forced"] = forced_of_prompts(whole, forced, len(several), n_new)
+    else:
+        settings["forced"] = forced_ids(whole, forced, n_new)
     sizes, limit = _sizes(whole, prompt, settings), given["memory_limit"]
     if several:
         check_size(sizes, limit)
@@ -199,13 +199,13 @@ def _sizes(whole: LanguageModel, prompt: Prompts, settings: dict[str, Any]) -> l
     """The bytes of the joined trace; of several prompts, those of each."""
     taken = inspect.signature(recording_size).parameters
     known = {name: value for name, value in settings.items() if name in taken}
-    prompts: Any = prompt if _is_several(prompt) else [prompt]
+    prompts: Any = prompt if is_several(prompt) else [prompt]
     return [recording_size(whole, each, **known) for each in prompts]
 
 
 def _as_lists(whole: LanguageModel, prompt: Any) -> Any:
     """A prompt, or each of several, as it can be told to another process: a text or a list."""
-    if _is_several(prompt):
+    if is_several(prompt):
         return [_as_lists(whole, each) for each in prompt]
     return prompt if isinstance(prompt, str) else whole.prompt_ids(prompt)
 

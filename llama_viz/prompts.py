@@ -6,11 +6,12 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from tqdm.auto import tqdm
 
 from llama_viz.errors import MemoryLimitError
-from llama_viz.generation import Writer, check_new_tokens
+from llama_viz.generation import Writer, check_new_tokens, forced_ids
 from llama_viz.kv_cache import KVCache
 from llama_viz.recorder import Recorder, RecordingSize, format_bytes, parse_bytes
 from llama_viz.trace import join_prompts
@@ -33,6 +34,7 @@ def record_prompts(
     memory_limit: str | int | None,
     n_candidates: int,
     sampling: Sampling,
+    forced: Sequence[Sequence[int]] = (),
     *,
     half_precision: bool = False,
     progress: bool = False,
@@ -42,24 +44,28 @@ def record_prompts(
     Each prompt has a recorder of its own, which takes its row of every value and leaves out its
     padding. A text that has ended passes on with the others, unheard.
 
-    Raises ValueError where the longest prompt leaves no room in the context, MemoryLimitError where
-    all traces together could pass memory_limit.
+    Raises ValueError where the longest prompt leaves no room in the context, or forced ids are not
+    those of each prompt, MemoryLimitError where all traces together could pass memory_limit.
     """
     check_new_tokens(max_new_tokens)
     all_ids = ids_of_prompts(lm, prompts, max_new_tokens)
+    all_forced = forced_of_prompts(lm, forced, len(prompts), max_new_tokens)
     longest = max(len(ids) for ids in all_ids)
     n_columns = longest + max_new_tokens - 1
     kept = None if layers is None else list(layers)
     named = taps if taps is None or isinstance(taps, str) else list(taps)
     recorders = [
         Recorder(
-            lm, prompt, ids, max_new_tokens, named, kept, None, n_candidates, sampling,
+            lm, prompt, ids, max_new_tokens, named, kept, None, n_candidates, sampling, first,
             batch_row=row, padding=longest - len(ids), half_precision=half_precision,
         )
-        for row, (prompt, ids) in enumerate(zip(prompts, all_ids, strict=True))
+        for row, (prompt, ids, first) in enumerate(zip(prompts, all_ids, all_forced, strict=True))
     ]  # fmt: skip
     check_size([recorder.plan.size for recorder in recorders], memory_limit)
-    writers = [Writer(lm, ids, max_new_tokens, sampling) for ids in all_ids]
+    writers = [
+        Writer(lm, ids, max_new_tokens, sampling, first)
+        for ids, first in zip(all_ids, all_forced, strict=True)
+    ]
     paddings = [recorder.padding for recorder in recorders]
     cache = KVCache(lm.config, len(prompts), n_columns, padding=paddings)
     # Which ids stand in the padding does not matter: nobody looks at them.
@@ -87,6 +93,20 @@ def ids_of_prompts(
             f"beside it in the context of {lm.config.max_seq_len}; write fewer"
         )
     return all_ids
+
+
+def forced_of_prompts(
+    lm: LanguageModel, forced: Sequence[Sequence[int]], n_prompts: int, max_new_tokens: int
+) -> list[list[int]]:
+    """The ids that each of several prompts is to write first; raises ValueError as forced_ids()."""
+    if not len(forced):
+        return [[] for _ in range(n_prompts)]
+    if len(forced) != n_prompts or any(np.ndim(each) != 1 for each in forced):
+        raise ValueError(
+            f"{n_prompts} prompts need {n_prompts} lists of ids in forced=, [] where nothing is "
+            f"forced; got {forced!r}"
+        )
+    return [forced_ids(lm, each, max_new_tokens) for each in forced]
 
 
 def check_size(sizes: Sequence[RecordingSize], memory_limit: str | int | None) -> None:

@@ -31,6 +31,7 @@ from llama_viz.generation import (
     check_new_tokens,
     finish,
     forced_ids,
+    is_several,
     run_length,
     run_steps,
 )
@@ -109,7 +110,7 @@ def record(
     n_candidates: int = 10,
     half_precision: bool = False,
     progress: bool = False,
-    forced: Sequence[int] = (),
+    forced: Sequence[int] | Sequence[Sequence[int]] = (),
     path: str | Path | None = None,
 ) -> xr.Dataset:
     """Generate as generate() does and return the trace of the run.
@@ -121,7 +122,7 @@ def record(
     that the first steps write, as in generate().
 
     A list of prompts is recorded in one run: the trace has the leading dimension prompt, and
-    lv.select_prompt gives the trace of each alone.
+    lv.select_prompt gives the trace of each alone. forced then has one list of ids for each prompt.
 
     With a path, a name ending in .zarr, the trace is written into a folder while it is recorded,
     and opened there: memory_limit then counts what is held until it is written, and values are read
@@ -134,15 +135,14 @@ def record(
     or a text such as "500MB"; None: no limit), and ValueError for unknown taps or layers.
     """
     sampling = Sampling(temperature, top_k, top_p, seed)
-    if _is_several(prompt):
+    if is_several(prompt):
         from llama_viz.prompts import record_prompts
 
-        for name, is_given in (("forced", len(forced) > 0), ("path", path is not None)):
-            if is_given:
-                raise ValueError(f"{name}= is for a single prompt; record one by one")
+        if path is not None:
+            raise ValueError("path= is for a single prompt; record one by one")
         return record_prompts(
             lm, prompt, max_new_tokens, taps, layers, memory_limit, n_candidates, sampling,  # type: ignore[arg-type]
-            half_precision=half_precision, progress=progress,
+            forced, half_precision=half_precision, progress=progress,  # type: ignore[arg-type]
         )  # fmt: skip
     prompt_ids = lm.prompt_ids(prompt)  # type: ignore[arg-type]
     check_new_tokens(max_new_tokens)
@@ -150,8 +150,8 @@ def record(
     def run(folder: Path | None) -> Recorder:
         recorder = Recorder(
             lm, prompt, prompt_ids, max_new_tokens, taps, layers, memory_limit, n_candidates,  # type: ignore[arg-type]
-            sampling, forced_ids(lm, forced, max_new_tokens), half_precision=half_precision,
-            folder=folder,
+            sampling, forced_ids(lm, forced, max_new_tokens),  # type: ignore[arg-type]
+            half_precision=half_precision, folder=folder,
         )  # fmt: skip
         steps = recorder.run()
         for _ in tqdm(steps, "recording", max_new_tokens, unit="token", disable=not progress):
@@ -1012,13 +1012,6 @@ def _labels(lm: LanguageModel) -> np.ndarray:
 def _labels_of(tokenizer: Tokenizer | None, vocab_size: int) -> np.ndarray:
     label = str if tokenizer is None else tokenizer.label
     return np.array([label(token_id) for token_id in range(vocab_size)], dtype=str)
-
-
-def _is_several(prompt: Any) -> bool:
-    """Whether a prompt is a list of prompts: of texts, or of lists of ids."""
-    if isinstance(prompt, str) or not isinstance(prompt, (list, tuple)):
-        return False
-    return bool(prompt) and all(isinstance(each, (str, list, tuple)) for each in prompt)
 
 
 def _chosen(kind: str, names: Any, choices: tuple) -> tuple:

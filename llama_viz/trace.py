@@ -131,7 +131,7 @@ def region(
 
 
 # What the texts of a batch differ in: one value for each prompt, in a list.
-_OF_EACH_PROMPT = ("prompt", "prompt_ids", "text", "stop_reason")
+_OF_EACH_PROMPT = ("prompt", "prompt_ids", "forced_ids", "text", "stop_reason")
 _INDEX = ("position", "query_position", "key_position", "step")
 
 
@@ -185,7 +185,9 @@ def select_prompt(trace: xr.Dataset, number: int) -> xr.Dataset:
     ends = {dim: slice(n_steps if dim == "step" else n_positions) for dim in _INDEX}
     one = one.isel({dim: end for dim, end in ends.items() if dim in one.dims})
     one = one.drop_vars(["prompt", "n_positions", "n_steps"])
-    attributes = {name: trace.attrs[name][number] for name in _OF_EACH_PROMPT}
+    # Of a trace that was saved when nothing could be forced in a batch, forced_ids is empty.
+    told = {name: trace.attrs[name] for name in _OF_EACH_PROMPT}
+    attributes = {name: values[number] if values else values for name, values in told.items()}
     return one.assign_attrs(attributes)
 
 

@@ -2,14 +2,17 @@
 
 What is on disk need not fit in memory. Values are stored in chunks: one layer, and BLOCK positions
 of each kind. A chunk that holds nothing is not written; so of an attention map only the blocks that
-reach the diagonal or lie below it take room.
+reach the diagonal or lie below it take room. zarr takes a chunk that was lost for one that holds
+nothing: so the description tells which files there are.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import zlib
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +45,7 @@ COORDINATES = (
 # What a stranger's folder may ask of the reader: numbers and texts, as they are or compressed.
 CODECS = ("bytes", "vlen-utf8", "zstd")
 KEYS: Any = {"name": "default", "configuration": {"separator": "."}}  # one folder for a variable
+CHUNK = re.compile(r"c(\.[0-9]+)*")  # the name of its file
 TYPES = ("float16", "float32", "float64", "int64", "string")
 MOST_CHUNK_BYTES = 2**30
 MOST_AT_ONCE = 2**26  # numbers or texts of a coordinate, which is read when the trace is opened
@@ -170,7 +174,7 @@ def open_trace_folder(path: str | Path) -> xr.Dataset:
 
     Raises TraceError where the folder holds something else, is incomplete, or was not written by
     record(path=...): only numbers and texts in a few plain forms are read. So does reading values
-    later, where the files of a variable are damaged.
+    later, where the files of a variable are damaged or missing, or the folder is another one.
     """
     path = Path(path)
     try:
@@ -202,10 +206,11 @@ class _TraceFolder(BackendEntrypoint):
 
         path = Path(filename_or_obj)
         group = zarr.open_group(LocalStore(path, read_only=True), mode="r", zarr_format=3)
+        written = _written(path)
         return xr.Dataset({
             name: xr.Variable(
                 array.metadata.to_dict()["dimension_names"],
-                indexing.LazilyIndexedArray(_StoredArray(path, name, array)),
+                indexing.LazilyIndexedArray(_StoredArray(path, name, array, written)),
                 dict(array.attrs),
             )
             for name, array in group.arrays()
@@ -215,8 +220,9 @@ class _TraceFolder(BackendEntrypoint):
 class _StoredArray(BackendArray):
     """The values of a variable, read when they are asked for."""
 
-    def __init__(self, folder: Path, name: str, array: zarr.Array) -> None:
-        self.folder, self.name, self.array = folder, name, array
+    def __init__(self, folder: Path, name: str, array: zarr.Array, written: int | None) -> None:
+        self.folder, self.name, self.array, self._written = folder, name, array, written
+        self._chunks = _chunks(folder / name)
         self.shape, self.dtype = array.shape, array.dtype
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
@@ -224,15 +230,25 @@ class _StoredArray(BackendArray):
         return indexing.explicit_indexing_adapter(key, self.shape, support, self._read)
 
     def _read(self, key: tuple[Any, ...]) -> Any:
+        if _written(self.folder) != self._written:
+            raise TraceError(
+                f"{self.folder}: moved, deleted or replaced since it was opened, {self.name} "
+                "cannot be read; load the trace again"
+            )
+        if _chunks(self.folder / self.name) != self._chunks:
+            raise self._damaged("some are missing")
         try:
             return self.array.oindex[key]
         except (MemoryError, OSError):  # of the machine, not of what is written there
             raise
         except Exception as error:  # damaged chunks raise whatever their damage leads to
-            raise TraceError(
-                f"{self.folder}: the files of {self.name} are damaged, its values cannot be read "
-                f"({type(error).__name__}); record the run again"
-            ) from error
+            raise self._damaged(type(error).__name__) from error
+
+    def _damaged(self, what: str) -> TraceError:
+        return TraceError(
+            f"{self.folder}: the files of {self.name} are damaged, its values cannot be read "
+            f"({what}); record the run again"
+        )
 
 
 def _with_texts(variable: xr.Variable) -> xr.Variable:
@@ -278,7 +294,8 @@ def _check(path: Path) -> dict[str, Any]:
         if name not in VARIABLES and name not in COORDINATES:
             raise TraceError(f"{path}: {name!r} is no variable of a trace")
         _check_array(path, name, sizes)
-        if _files(path / name) != files[name]:
+        # Folders that were written before names were told have the first two numbers.
+        if _files(path / name)[: max(2, len(files[name]))] != files[name]:
             raise _damaged(path, f"files of {name} are missing or cut short")
     found = json.loads(group["attributes"]["attributes"])
     if not isinstance(found, dict):
@@ -325,7 +342,21 @@ def _description(folder: Path, kind: str) -> dict[str, Any]:
     return described
 
 
+def _chunks(folder: Path) -> list[str]:
+    """The names of the chunks in the folder of an array."""
+    if not folder.is_dir():
+        return []
+    return sorted(name for name in os.listdir(folder) if CHUNK.fullmatch(name))
+
+
 def _files(folder: Path) -> list[int]:
-    """How many files of chunks lie in the folder of an array, and their bytes."""
-    chunks = [file for file in folder.iterdir() if re.fullmatch(r"c(\.[0-9]+)*", file.name)]
-    return [len(chunks), sum(file.stat().st_size for file in chunks)]
+    """How many chunks lie in the folder of an array, their bytes, and a checksum of their names."""
+    names = _chunks(folder)
+    n_bytes = sum((folder / name).stat().st_size for name in names)
+    return [len(names), n_bytes, zlib.crc32(" ".join(names).encode())]
+
+
+def _written(folder: Path) -> int | None:
+    """When the description of a trace was written, in nanoseconds; None where none is there."""
+    described = folder / "zarr.json"
+    return described.stat().st_mtime_ns if described.exists() else None

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import copy
+import io
+import pickle
 
 import numpy as np
 import pytest
 import torch
 
 import llama_viz as lv
-from llama_viz.optimization import SERVED, JoinedWeights, OneRowBlock, OneRowLinear, PackedWeight
+from llama_viz.optimization import (
+    SERVED,
+    JoinedWeights,
+    OneRowBlock,
+    OneRowLinear,
+    PackedWeight,
+    apart,
+)
 from tests.reference import random_ids, random_model
 
 KINDS = ("mha", "gqa", "mqa")
@@ -152,18 +161,115 @@ def test_a_block_that_was_changed_is_no_whole(whole_blocks):
     assert not whole_blocks
 
 
-def test_a_copy_of_an_optimized_model_is_itself(whole_blocks):
+def stored_by_torch(lm: lv.LanguageModel) -> lv.LanguageModel:
+    """Written with torch.save and read again."""
+    file = io.BytesIO()
+    torch.save(lm, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+WAYS_TO_COPY = {
+    "deepcopy": copy.deepcopy,
+    "deepcopy of the model": lambda lm: lv.LanguageModel(copy.deepcopy(lm.model)),
+    "pickle": lambda lm: pickle.loads(pickle.dumps(lm)),
+    "torch.save": stored_by_torch,
+}
+
+
+@pytest.fixture(params=WAYS_TO_COPY.values(), ids=WAYS_TO_COPY.keys())
+def copied_by(request):
+    return request.param
+
+
+def assert_same_continuation(found, expected, atol=1e-4):
+    ours, theirs = (lv.generate(lm, [1, 2, 3], 6) for lm in (found, expected))
+    assert ours.ids == theirs.ids
+    torch.testing.assert_close(ours.steps[-1].logits, theirs.steps[-1].logits, rtol=0, atol=atol)
+
+
+def test_a_copy_is_optimized_and_itself(copied_by, threads, whole_blocks):
     """A copy has weights and listeners of its own: no pass goes to those of the first."""
     plain, optimized = both("gqa")
-    copied = lv.LanguageModel(copy.deepcopy(optimized.model))
+    copied = copied_by(optimized)
     for weight in optimized.model.parameters():
         weight.zero_()
-    ours, theirs = (lv.generate(lm, [1, 2, 3], 6) for lm in (copied, plain))
-    torch.testing.assert_close(ours.steps[-1].logits, theirs.steps[-1].logits, rtol=0, atol=1e-4)
+    assert_same_continuation(copied, plain)
+    assert len(whole_blocks) == 5 * 3
+    for module in copied.model.modules():
+        if isinstance(module, OneRowLinear):
+            assert module.joined.current
+            storage = module.joined.weight.untyped_storage().data_ptr()
+            assert module.weight.untyped_storage().data_ptr() == storage
     heard = []
     copied.model.blocks[0].attention.value.register_forward_hook(lambda *_: heard.append(1))
     lv.generate(copied, [1, 2, 3], 6)
     assert len(heard) == 6
+    for lm in (copied, plain):
+        lm.model.blocks[1].attention.value.weight.mul_(3)  # in place: the joined product sees it
+    assert_same_continuation(copied, plain)
+
+
+def test_a_shallow_copy_is_the_same_model(whole_blocks):
+    plain, optimized = both("gqa")
+    for copied in (copy.copy(optimized), lv.LanguageModel(copy.copy(optimized.model))):
+        whole_blocks.clear()
+        assert_same_continuation(copied, plain)
+        assert len(whole_blocks) == 5 * 3
+    assert copied.model.blocks[0].attention.query.weight is (
+        optimized.model.blocks[0].attention.query.weight
+    )
+
+
+def test_a_copy_hears_hooks_on_all_modules(copied_by, whole_blocks):
+    copied = copied_by(both("gqa")[1])
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda m, a, o: None)
+    lv.generate(copied, [1, 2, 3], 3)
+    handle.remove()
+    assert not whole_blocks
+
+
+def test_a_copy_keeps_a_tied_head(copied_by, whole_blocks):
+    plain, optimized = both("gqa", tied_embeddings=True)
+    copied = copied_by(optimized)
+    assert copied.model.output.weight is copied.model.embedding.weight
+    assert_same_continuation(copied, plain)
+    assert copied.model.output.joined.current
+
+
+def test_a_copy_of_a_changed_model_reads_what_it_reads(copied_by, whole_blocks):
+    """Weights and modules put in place of others, of another type even, go on as they are."""
+    plain, optimized = both("gqa")
+    generator = torch.Generator().manual_seed(3)
+    for lm in (plain, optimized):
+        generator.manual_seed(3)
+        feed_forward, attention = lm.model.blocks[0].feed_forward, lm.model.blocks[1].attention
+        weight = torch.randn(feed_forward.gate.weight.shape, generator=generator)
+        feed_forward.gate.weight = torch.nn.Parameter(weight, requires_grad=False)
+        attention.query = torch.nn.Linear(48, attention.query.out_features, bias=False)
+        weight = torch.randn(attention.query.weight.shape, generator=generator)
+        attention.query.weight = torch.nn.Parameter(weight, requires_grad=False)
+    optimized.model.blocks[0].feed_forward.up.double()
+    copied = copied_by(optimized)
+    up = copied.model.blocks[0].feed_forward.up
+    assert up.weight.dtype == torch.float64
+    assert not up.joined.current
+    up.float()
+    optimized.model.blocks[0].feed_forward.up.float()
+    assert_same_continuation(copied, plain)
+    assert len(whole_blocks) == 5 * 1
+    whole_blocks.clear()
+    assert_same_continuation(copied.optimize(), plain)
+    assert len(whole_blocks) == 5 * 3
+
+
+def test_a_copy_made_while_products_are_counted_apart_joins_them(copied_by):
+    _, optimized = both("gqa")
+    with apart(optimized.model):
+        copied = copied_by(optimized)
+        assert not optimized.model.output.joined.current
+    assert copied.model.output.joined.current
+    assert optimized.model.output.joined.current
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -218,13 +324,19 @@ def test_packed_weights_are_read_until_they_change(whole_blocks):
     assert len(whole_blocks) == 5 * 3
 
 
-def test_a_copy_of_packed_weights_is_itself():
+def test_a_copy_of_packed_weights_is_itself(copied_by, monkeypatch):
     packed = random_model("gqa", dim=48).optimize(torch.bfloat16, packed=True)
     before = of_last_step(packed)
-    copied = lv.LanguageModel(copy.deepcopy(packed.model))
+    copied = copied_by(packed)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    elsewhere = copied_by(packed)  # on a machine that cannot pack
     for weight in packed.model.parameters():
         weight.zero_()
-    torch.testing.assert_close(of_last_step(copied), before, rtol=0, atol=0.05)
+    for lm, is_packed in ((copied, True), (elsewhere, False)):
+        joined = lm.model.blocks[1].feed_forward.down.joined
+        assert joined.current
+        assert (joined._packed is not None) == is_packed
+        torch.testing.assert_close(of_last_step(lm), before, rtol=0, atol=0.05)
 
 
 def test_what_cannot_be_packed_is_refused(monkeypatch):

@@ -262,11 +262,13 @@ def ends_at_once(tmp_path) -> tuple[Path, list[str]]:
 def test_two_processes_record_several_prompts(ends_at_once, tmp_path):
     checkpoint, prompts = ends_at_once
     path = tmp_path / "trace.nc"
-    record_parallel(checkpoint, prompts, path, 2, max_new_tokens=6)
+    forced = [torch.tensor([5, 7]), []]
+    record_parallel(checkpoint, prompts, path, 2, max_new_tokens=6, forced=forced)
     trace, lm = lv.load_trace(path), lv.load(checkpoint, device="cpu")
     assert trace.attrs["stop_reason"] == ["length", "eos"]
+    assert trace.sampled_id[0, :2].values.tolist() == trace.attrs["forced_ids"][0] == [5, 7]
     assert (trace.cache_bytes_used[1, 1:] == -1).all()
-    assert_the_same(trace, lv.record(lm, prompts, 6))
+    assert_the_same(trace, lv.record(lm, prompts, 6, forced=forced))
     held = sum(process["cache_bytes"] for process in trace.attrs["processes"])
     assert held == lm.config.kv_cache_bytes(int(trace.n_positions.sum()))
 
@@ -335,10 +337,15 @@ def test_a_wrong_request_is_one_line_and_starts_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_forced_ids_are_for_one_prompt(tmp_path, monkeypatch):
+def test_forced_ids_that_are_not_those_of_each_prompt_start_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", None)
-    with pytest.raises(ValueError, match="forced= is for a single prompt; record one by one"):
-        record_parallel("gqa", [PROMPT, "One"], tmp_path / "trace.nc", 2, forced=[5])
+    for prompt, forced, expected in (
+        ([PROMPT, "One"], [5], "2 prompts need 2 lists of ids in forced="),
+        (PROMPT, [[5], []], "flat list of whole numbers"),
+        ([PROMPT, "One"], [[5], [9**9]], f"token id {9**9} is out of range"),
+    ):
+        with pytest.raises(ValueError, match=expected):
+            record_parallel("gqa", prompt, tmp_path / "trace.nc", 2, forced=forced)
 
 
 def test_a_file_in_no_folder_starts_nothing(tmp_path, capsys, monkeypatch):

@@ -49,6 +49,24 @@ def test_sampled_rows_are_those_of_single_runs(lm):
         assert_same(lv.select_prompt(together, number), alone)
 
 
+def test_forced_ids_are_those_of_each_prompt(lm):
+    forced = [[30, 31, 32], [], (40,), torch.tensor([50, 51])]
+    settings = {"temperature": 0.9, "seed": 3, "taps": ["rms", "sampled_id"]}
+    together = lv.record(lm, PROMPTS, 7, forced=forced, **settings)
+    for number, prompt in enumerate(PROMPTS):
+        alone = lv.record(lm, prompt, 7, forced=forced[number], **settings)
+        one = lv.select_prompt(together, number)
+        assert_same(one, alone)
+        assert one.attrs["forced_ids"] == alone.attrs["forced_ids"]
+        assert one.attrs["forced_ids"] == [int(token_id) for token_id in forced[number]]
+    assert together.sampled_id[0, :3].values.tolist() == forced[0]
+
+
+def test_an_older_batch_says_that_nothing_was_forced(lm):
+    together = lv.record(lm, PROMPTS, 2, taps=["rms"]).assign_attrs(forced_ids=[])
+    assert lv.select_prompt(together, 1).attrs["forced_ids"] == []
+
+
 def test_a_text_that_ends_early_ends_in_the_trace():
     lm = lv.load("gqa")
     ends = [*lm.encode("Once there was a girl named Lily."), lm.tokenizer.eos_id]
@@ -112,8 +130,12 @@ def test_what_cannot_be_recorded_together():
         lv.record(lm, [[1] * 90, [2]], 10)
     with pytest.raises(lv.MemoryLimitError, match="the traces of 2 prompts would take"):
         lv.record(lm, [[1, 2], [3]], 10, memory_limit="10KB")
-    with pytest.raises(ValueError, match="forced= is for a single prompt"):
-        lv.record(lm, [[1, 2], [3]], 4, forced=[1])
+    expected = r"2 prompts need 2 lists of ids in forced=, \[\] where nothing is forced; got"
+    for forced in ([1], [1, 2], [[1]], [[1], [2], [3]], ["a", "b"], torch.tensor([1, 2])):
+        with pytest.raises(ValueError, match=expected):
+            lv.record(lm, [[1, 2], [3]], 4, forced=forced)
+    with pytest.raises(ValueError, match="5 tokens are forced and max_new_tokens is 4"):
+        lv.record(lm, [[1, 2], [3]], 4, forced=[[], [1] * 5])
     with pytest.raises(ValueError, match="single prompt: use it as it is"):
         lv.select_prompt(lv.record(lm, [1, 2], 2, taps=["rms"]), 0)
     batch = lv.record(lm, [[1, 2], [3]], 2, taps=["rms"])

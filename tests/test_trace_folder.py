@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -265,6 +266,53 @@ def flip(path):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
+
+
+@pytest.fixture(params=["removed", "renamed"])
+def lose(request):
+    """How a file gets lost: it is gone, or bears the name of another chunk."""
+    if request.param == "removed":
+        return Path.unlink
+    return lambda path: path.rename(path.with_name("c.9.9.9"))
+
+
+def test_a_chunk_that_is_lost_is_not_read_as_zeros(lose, monkeypatch, tmp_path):
+    monkeypatch.setattr(trace_folder, "BLOCK", 8)
+    lm, path = random_model(), tmp_path / "run.zarr"
+    trace = lv.record_forward(lm, random_ids(lm, 20)[0].tolist(), path=path)
+    lose(path / "attention_weights" / "c.1.0.2.0")
+    expected = "the files of attention_weights are damaged, .*some are missing"
+    for read in (trace.attention_weights[1].load, lambda: trace.attention_weights[0, 0, 0].values):
+        with pytest.raises(lv.TraceError, match=expected) as caught:
+            read()
+        assert "\n" not in str(caught.value)
+    assert np.isfinite(trace.gate[1].values).all()
+    with pytest.raises(lv.TraceError, match="files of attention_weights are missing or cut short"):
+        lv.load_trace(path)
+
+
+def test_a_folder_that_was_written_before_names_were_told_is_read(folder):
+    told = json.loads((folder / "zarr.json").read_text())["attributes"]["files"]
+    whole = lv.load_trace(folder).load()
+    change(folder / "zarr.json", attributes__files={name: told[name][:2] for name in told})
+    assert lv.load_trace(folder).identical(whole)
+    change(folder / "zarr.json", attributes__files={name: [] for name in told})
+    with pytest.raises(lv.TraceError, match="missing or cut short"):
+        lv.load_trace(folder)
+
+
+@pytest.mark.parametrize("what", ["moved", "deleted", "replaced"])
+def test_an_open_trace_whose_folder_is_another_says_so(what, folder):
+    trace = lv.load_trace(folder)
+    if what == "moved":
+        folder.rename(folder.with_name("other.zarr"))
+    elif what == "deleted":
+        shutil.rmtree(folder)
+    else:
+        lv.record(random_model(), [9, 5, 6, 7], 5, taps=["rms", "gate"], path=folder)
+    with pytest.raises(lv.TraceError, match="run.zarr: moved, deleted or replaced since") as caught:
+        trace.gate.load()
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["gate", "attention_weights", "lens_id", "token_id"])

@@ -22,6 +22,9 @@ const LEVELS_KEPT = 160; // of at most 262 kB
 const HEADS_KEPT = 12; // of those that were asked for one by one
 const LONG_TEXT = 1000; // tokens: of more, only those near what is in view are elements
 const CLOSEST = 8; // positions along each side of the smallest part of a map
+const NAME_LETTERS = 8; // of a token that is named beside a map or a bar
+const LETTER_WIDTH = 7.4; // pixels of one of them, where it is picked and bold
+const BARS_BOTTOM = 236; // pixels from the top
 
 const VIEW_NAMES = ["model", "layer", "head", "row", "product"];
 
@@ -952,9 +955,9 @@ class AttentionView extends Explorer {
     const tile = layout.tiles.find((one) => one.layer === at.layer && one.head === at.head);
     if (tile) chart.box(tile.x - 2, tile.y - 2, tile.side + 4, tile.side + 4, this.cursorClass);
     chart.show("");
-    const block = this.blockOf(layout.tiles[0], isModel);
-    const waiting = isModel ? attention.progressInWords : "";
-    const pooled = this.poolingInWords(block);
+    const blocks = layout.tiles.map((one) => this.blockOf(one, isModel));
+    const waiting = isModel ? attention.progressInWords : this.computingInWords;
+    const pooled = this.poolingInWords([...new Set(blocks)].sort((one, other) => one - other));
     say(this.caption, `${groupsInWords(about)} ${pooled}${waiting}${this.notHeldInWords}`);
   }
 
@@ -991,7 +994,8 @@ class AttentionView extends Explorer {
     const block = blockFor(about.n_positions, this.pixels(side));
     // Of all layers at once, only what is quickly done is shown more finely than in the overview.
     const isQuick = about.n_positions <= ASK_FROM && attention.nMaps < QUICK_MAPS;
-    const mayCompute = !isSmall || (isQuick && attention.heads.has(`${layer} ${head}`));
+    const isHere = attention.heads.has(`${layer} ${head}`);
+    const mayCompute = isSmall ? isQuick && isHere : isHere || this.isLive;
     return mayCompute ? block : Math.max(block, about.block);
   }
 
@@ -1106,16 +1110,29 @@ class AttentionView extends Explorer {
     this.chart.text((left + right) / 2, y - 4, words, "lv-tick lv-group", "middle");
   }
 
-  poolingInWords(block) {
+  /** What a cell is; blocks are the sizes that are drawn, the smallest first. */
+  poolingInWords(blocks) {
     const axes = "Down: queries, across: keys.";
-    if (block === 1) return axes;
+    if (blocks.at(-1) === 1) return axes;
     const kind = this.kind === "weights" ? "largest weight" : "score of the largest size";
-    return `${axes} Each cell is the ${kind} of a block of ${block} × ${block}.`;
+    const sizes = blocks.map((block) => `${block} × ${block}`).join(" or ");
+    return `${axes} Each cell is the ${kind} of a block of ${sizes}.`;
+  }
+
+  get computingInWords() {
+    return this.painted.isUnfinished ? " Finer cells are being computed …" : "";
+  }
+
+  /** How long the name of a token with its position may get, in pixels. */
+  get nameRoom() {
+    const digits = String(this.about.n_positions - 1).length;
+    return Math.ceil(LETTER_WIDTH * (NAME_LETTERS + 1 + digits)) + 6;
   }
 
   showHead(at) {
     const { about, attention, surface, chart, part } = this;
-    const [left, bottom, top] = [92, 76, 8];
+    // At the left the longest names may reach into the panel's padding.
+    const [left, bottom, top] = [Math.max(92, this.nameRoom - 12), this.nameRoom, 8];
     const size = clamp(this.width - left - 12, 180, 620);
     const { span } = part;
     const layout = { kind: "map", left, top, slot: size / span, count: span, size, ...part };
@@ -1152,8 +1169,7 @@ class AttentionView extends Explorer {
     const sharers = groupsOf(about)[kvHead].filter((one) => one !== head);
     const shared = sharers.length ? `, as ${listed(sharers)} do${sharers.length > 1 ? "" : "es"}` : "";
     const unknown = canCome ? "" : ` ${this.notHeld}`;
-    const unfinished = this.painted.isUnfinished ? " Finer cells are being computed …" : "";
-    const words = `${this.partInWords}${this.poolingInWords(block)}${unknown}${unfinished}`;
+    const words = `${this.partInWords}${this.poolingInWords([block])}${unknown}${this.computingInWords}`;
     say(this.caption, `Head ${head} reads key/value head ${kvHead}${shared}. ${words}`);
   }
 
@@ -1199,7 +1215,7 @@ class AttentionView extends Explorer {
       }
       return places;
     };
-    const label = (place) => shorten(about.tokens[place].label, 8);
+    const label = (place) => shorten(about.tokens[place].label, NAME_LETTERS);
     for (const place of along(query, at.position)) {
       const y = top + (place - query + 0.5) * slot + 3.5;
       const name = place === at.position ? "lv-tick lv-strong" : "lv-tick";
@@ -1216,7 +1232,7 @@ class AttentionView extends Explorer {
     const { about, attention, surface, chart } = this;
     const { layer, head, stage, position } = this.state;
     const isRow = at.view === "row";
-    const height = 320;
+    const height = BARS_BOTTOM + this.nameRoom;
     surface.resize(this.width, height);
     surface.clear();
     this.painted = null;
@@ -1252,7 +1268,7 @@ class AttentionView extends Explorer {
   drawBars(values, chosen, isWeight) {
     const { chart, layout } = this;
     const { left, slot, count } = layout;
-    const [top, bottom] = [12, 236];
+    const [top, bottom] = [12, BARS_BOTTOM];
     const known = values.filter(Number.isFinite);
     const high = isWeight ? Math.max(...known, 0.01) : Math.max(...known.map(Math.abs), 1e-6);
     const low = isWeight ? 0 : Math.min(...known, 0) < 0 ? -high : 0;
@@ -1298,7 +1314,7 @@ class AttentionView extends Explorer {
       const label =
         name === "pair"
           ? `pair ${index}`
-          : `${first + index} ${shorten(this.about.tokens[first + index].label, 8)}`;
+          : `${first + index} ${shorten(this.about.tokens[first + index].label, NAME_LETTERS)}`;
       const style = index === chosen ? "lv-tick lv-strong" : "lv-tick";
       this.chart.text(left + (index + 0.5) * slot - 3.5, bottom + 6, label, style, "start", true);
     }

@@ -102,20 +102,9 @@ class Column {
     const position = this.view.positionIn(this.number);
     text.mark("lv-compare-picked", data.tokens.length ? [position] : []);
     text.choose(position);
-    this.reveal(text.spans[position]);
+    text.reveal(position);
     const place = this.view.cursorIn(this.number);
     text.mark("lv-looked-at", place ? [place.key] : []);
-  }
-
-  /** Scroll the box of the text, and nothing around it, to the token that was picked. */
-  reveal(span) {
-    if (!span || span === this.revealed) return;
-    this.revealed = span;
-    const box = this.text.element;
-    const { offsetTop: top, offsetHeight: height } = span;
-    if (top < box.scrollTop || top + height > box.scrollTop + box.clientHeight) {
-      box.scrollTop = top - box.clientHeight / 2;
-    }
   }
 
   drawAttention() {

@@ -448,6 +448,7 @@ class FeedForwardView extends Explorer {
     this.text.mark("lv-negative", indices(values, (value) => value < 0));
     this.text.mark("lv-looked-at", [position]);
     this.text.choose(position);
+    this.text.reveal(position);
     say(
       this.textLegend,
       `The text shaded by neuron ${neuron} of layer ${this.state.layer}: ${NAMES[quantity]}, ` +

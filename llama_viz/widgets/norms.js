@@ -780,7 +780,9 @@ class NormsView extends Explorer {
     this.place.set(residual);
     this.scale.set(state.scale);
     this.text.mark("lv-looked-at", [index]);
-    if (this.pointed.position === null) this.text.choose(index);
+    if (this.pointed.position !== null) return;
+    this.text.choose(index);
+    this.text.reveal(index);
   }
 
   drawMap({ norm, index, isLogarithmic, nPositions }) {

@@ -722,7 +722,9 @@ class RotaryView extends Explorer {
     for (const side of SIDES) {
       const index = this.indexOf.get(at(PLACE_OF[side]));
       this.texts[side].mark(`lv-rotary-at-${side}`, [index]);
-      if (pointed[PLACE_OF[side]] === null) this.texts[side].choose(index);
+      if (pointed[PLACE_OF[side]] !== null) continue;
+      this.texts[side].choose(index);
+      this.texts[side].reveal(index);
     }
     const places = `query position ${at("position")}, key position ${at("key_position")}`;
     const layer = header.layers.length > 1 ? `layer ${state.layer}, ` : "";

@@ -60,6 +60,7 @@ export class TokenText {
     this.spans = [];
     this.shades = [];
     this.active = 0;
+    this.revealed = null;
     this.element.replaceChildren();
     this.extend(tokens);
   }
@@ -116,6 +117,22 @@ export class TokenText {
     this.active = position;
     this.spans[position].tabIndex = 0;
     this.spans[position].setAttribute("aria-selected", "true");
+  }
+
+  /** Bring a token that is newly picked into view; then the reader may scroll on. */
+  reveal(position) {
+    const span = this.spans[position];
+    if (!span || position === this.revealed || !this.element.clientHeight) return;
+    this.revealed = position;
+    this.bringIntoView(span);
+  }
+
+  /** Scroll the box of the text, and nothing around it. */
+  bringIntoView({ offsetTop: top, offsetHeight: height }) {
+    const { scrollTop, clientHeight } = this.element;
+    if (top < scrollTop || top + height > scrollTop + clientHeight) {
+      this.element.scrollTop = top - clientHeight / 2;
+    }
   }
 
   position(event) {
@@ -259,10 +276,6 @@ export class LongTokenText extends TokenText {
     const span = this.spans[position];
     span.tabIndex = 0;
     span.setAttribute("aria-selected", "true");
-    const { offsetTop: top, offsetHeight: height } = span;
-    const { scrollTop, clientHeight } = this.element;
-    if (top < scrollTop || top + height > scrollTop + clientHeight) {
-      this.element.scrollTop = top - clientHeight / 2;
-    }
+    this.bringIntoView(span);
   }
 }
