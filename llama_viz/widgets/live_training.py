@@ -66,12 +66,12 @@ class LiveTraining(ipywidgets.VBox):
         """Train on, as Start does, and return the task. Raises InUseError while it trains."""
         if self.running:
             raise InUseError("a run is under way; stop it first")
+        self._stop_asked = False
+        self._task = asyncio.get_running_loop().create_task(self._train())
         if self._recorded is not None or self.run.done:
             self._recorded = None
             if self.run.step:
                 self.run.restart()
-        self._stop_asked = False
-        self._task = asyncio.get_running_loop().create_task(self._train())
         return self._task
 
     def stop(self) -> None:
@@ -156,7 +156,7 @@ class LiveTraining(ipywidgets.VBox):
     def describe(self) -> str:
         """The run in words: its losses, and what it writes."""
         course = self.course
-        now = max(course.held_out)
+        now = max(course.texts)  # what is measured last, where a thread trains meanwhile
         first, last = course.held_out[min(course.held_out)], course.held_out[now]
         return (
             f"Live training on {course.name}: {now} of {course.steps} steps.\n"
