@@ -27,7 +27,8 @@ class LiveTraining(ipywidgets.VBox):
     run is a training.live.LiveRun. The page stays usable meanwhile: between two steps, some
     hundredths of a second, the kernel hears Stop and other cells. recorded is the course of a run
     that was stored; it is shown until Start is pressed. `figure` and `png` are what is in view, and
-    stay where no kernel runs; run.lm is the model, at any moment.
+    stay where no kernel runs; run.lm is the model, at any moment. JupyterLab trains it in a thread
+    beside the cells: press Stop before you measure something, or weights change in mid-pass.
     """
 
     _task: asyncio.Task[None] | None = None

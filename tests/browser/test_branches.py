@@ -152,7 +152,7 @@ def test_a_branch_of_a_branch_with_the_keyboard(explorer):
 
 
 def test_while_a_run_goes_on_nothing_can_be_forked(explorer):
-    explorer.start("Once upon a time", tokens=200, pace="4")
+    explorer.start("Once upon a time", tokens=60, pace="4")
     explorer.wait("root.querySelector('.lv-run').textContent === 'Stop'")
     explorer.wait("root.querySelectorAll('.lv-fork').length === 0")
     explorer.wait_for_tokens(8)
