@@ -1,12 +1,15 @@
-"""The errors of the package, and the one for a name that is not known."""
+"""The errors of the package, the one for a name that is not known, and what a run warns of."""
 
 from __future__ import annotations
 
+import warnings
+from contextlib import contextmanager
+from contextvars import ContextVar
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 
 class CheckpointError(ValueError):
@@ -27,3 +30,29 @@ def unknown_name(kind: str, name: object, choices: Iterable[object], note: str =
     near = get_close_matches(str(name), names, n=1)
     guess = f" Did you mean {near[0]!r}?" if near else ""
     return ValueError(f"unknown {kind} {name!r}.{guess} Choose from: {', '.join(names)}{note}")
+
+
+_collecting: ContextVar[list[str] | None] = ContextVar("collecting", default=None)
+
+
+def warn(message: str, stacklevel: int) -> None:
+    """Warn of something that happens in a run; see `collected_warnings`."""
+    collected = _collecting.get()
+    if collected is None:
+        warnings.warn(message, stacklevel=stacklevel + 1)
+    else:
+        collected.append(message)
+
+
+@contextmanager
+def collected_warnings() -> Iterator[list[str]]:
+    """Collect what runs in this thread warn of inside the block, and let nobody else hear it.
+
+    warnings.catch_warnings would do it for all threads: those of a cell could get lost.
+    """
+    collected: list[str] = []
+    token = _collecting.set(collected)
+    try:
+        yield collected
+    finally:
+        _collecting.reset(token)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import codecs
 import time
-import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from llama_viz.errors import warn
 from llama_viz.kv_cache import KVCache
 
 if TYPE_CHECKING:
@@ -304,7 +304,7 @@ def _stop_reason(
     if is_last:
         return "length"
     if n_positions >= lm.config.max_seq_len:
-        warnings.warn(
+        warn(
             f"the context of {lm.config.max_seq_len} positions is full: generation stops here",
             stacklevel=5,
         )

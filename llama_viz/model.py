@@ -5,13 +5,12 @@ Each value worth seeing passes through a tap or leaves a module of its own (see 
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llama_viz.config import ModelConfig, RopeScaling, rotation_frequencies
+from llama_viz.errors import warn
 from llama_viz.kv_cache import KVCache, LayerCache
 from llama_viz.taps import Tap
 
@@ -64,7 +63,7 @@ class RotaryEmbedding(nn.Module):
             frequencies = self._frequencies(end)
             original = self.scaling.original_max_seq_len or 0
             if 0 < start <= original < end:
-                warnings.warn(
+                warn(
                     f"past {original} positions dynamic rope scaling changes the frequencies: keys "
                     "that are cached keep their old angles",
                     stacklevel=2,

@@ -10,7 +10,7 @@ runs step by step, on the same joined weights.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -53,12 +53,12 @@ def optimize(model: Llama, dtype: torch.dtype | None = None, *, packed: bool = F
         if isinstance(module, RMSNorm):
             _become(OptimizedNorm, module)
         elif isinstance(module, Attention):
-            _become(OptimizedAttention, module).lay_out(packed)
+            _lay_out(OptimizedAttention, module, ("query", "key", "value"), "output", packed)
         elif isinstance(module, FeedForward):
-            _become(OptimizedFeedForward, module).lay_out(packed)
+            _lay_out(OptimizedFeedForward, module, ("gate", "up"), "down", packed)
     JoinedWeights([model.output], packed)
     for block in model.blocks:
-        _become(OptimizedBlock, block).lay_out()
+        _become(OptimizedBlock, block, one_row=OneRowBlock(cast("Block", block)))
 
 
 @contextmanager
@@ -74,15 +74,28 @@ def apart(model: Llama) -> Iterator[None]:
             weights.n_apart -= 1
 
 
-M = TypeVar("M", bound=nn.Module)
 Gain = dict[str, torch.Tensor]
 Parameters = dict[str, Any]  # those of one module, by name
 
 
-def _become(kind: type[M], module: nn.Module) -> M:
-    """The same module, with its weights, hooks and taps, as a subclass of its class."""
+def _become(kind: type[nn.Module], module: nn.Module, **needed: Any) -> None:
+    """Make a module one of a subclass of its class; its weights, hooks and taps stay.
+
+    First it gets what the subclass needs: another thread may be in the midst of a pass.
+    """
+    vars(module).update(needed)
     module.__class__ = kind
-    return cast("M", module)
+
+
+def _lay_out(
+    kind: type[nn.Module], module: nn.Module, joined: Sequence[str], last: str, packed: bool
+) -> None:
+    """Join projections of a module, and store the last one's weight so that it can be shared."""
+    parts = dict(module.named_children())
+    linears = [cast("nn.Linear", parts[name]) for name in joined]
+    weights = JoinedWeights(linears, packed)
+    JoinedWeights([cast("nn.Linear", parts.pop(last))], packed)
+    _become(kind, module, joined=weights, inside=parts)
 
 
 def _why_not_packed(weight: Tensor) -> str | None:
@@ -125,12 +138,11 @@ class JoinedWeights:
     """
 
     def __init__(self, linears: Sequence[nn.Linear], packed: bool = False) -> None:
+        self._join([linear._parameters for linear in linears], packed)
         for index, linear in enumerate(linears):
-            one = _become(OneRowLinear, linear)
-            one.joined, one.index = self, index
-        self._lay_out([linear._parameters for linear in linears], packed)
+            _become(OneRowLinear, linear, joined=self, index=index)
 
-    def _lay_out(self, parameters: list[Parameters], packed: bool) -> None:
+    def _join(self, parameters: list[Parameters], packed: bool) -> None:
         """Join the weights of these Linears, each of which looks them up in its dictionary."""
         weights = [each["weight"] for each in parameters]
         weight = torch.cat([each.data for each in weights])
@@ -148,13 +160,13 @@ class JoinedWeights:
         self._held: tuple[Tensor, int, tuple[Tensor, ...]] | None = None
         self.n_apart = 0  # how many ask that nothing be joined
         parts = weight.split(self._sizes)
-        for each, part in zip(weights, parts, strict=True):
-            each.data = part
         # Looked up in every pass, so as directly as can be.
         self._places: list[tuple[Parameters, int | None]] = [
             (each, part.data_ptr()) for each, part in zip(parameters, parts, strict=True)
         ]
         self._packed = PackedWeight(weight) if packed else None
+        for each, part in zip(weights, parts, strict=True):
+            each.data = part
         self._changes = [_changes(each) for each in weights]
 
     # Copied or stored are the Linears' weights alone: a copy joins its own. Where they had replaced
@@ -172,7 +184,7 @@ class JoinedWeights:
         if state["is_joined"]:
             # It may have come to another machine.
             packed = state["packed"] and not _why_not_packed(parameters[0]["weight"])
-            self._lay_out(parameters, packed)
+            self._join(parameters, packed)
         else:
             self._places, self.n_apart = [(each, None) for each in parameters], 0
 
@@ -282,12 +294,6 @@ class OptimizedAttention(Attention):
     joined: JoinedWeights
     inside: dict[str, nn.Module]
 
-    def lay_out(self, packed: bool) -> None:
-        """Join the three projections, and store the output's weight so that it can be shared."""
-        self.joined = JoinedWeights([self.query, self.key, self.value], packed)
-        JoinedWeights([self.output], packed)
-        self.inside = {name: part for name, part in self.named_children() if name != "output"}
-
     def forward(self, x: Tensor, rotation: Tensor, cache: LayerCache | None = None) -> Tensor:
         is_one_row = x.shape[0] * x.shape[1] == 1
         if not is_one_row or cache is None or _is_touched(self._modules, self.inside):
@@ -308,12 +314,6 @@ class OptimizedFeedForward(FeedForward):
     joined: JoinedWeights
     inside: dict[str, nn.Module]
 
-    def lay_out(self, packed: bool) -> None:
-        """Join gate and up, and store the weight of down so that it can be shared."""
-        self.joined = JoinedWeights([self.gate, self.up], packed)
-        JoinedWeights([self.down], packed)
-        self.inside = {name: part for name, part in self.named_children() if name != "down"}
-
     def forward(self, x: Tensor) -> Tensor:
         is_one_row = x.shape[0] * x.shape[1] == 1
         if not is_one_row or _is_touched(self._modules, self.inside) or not self.joined.current:
@@ -326,10 +326,6 @@ class OptimizedBlock(Block):
     """A block that one row passes as a whole, with its listeners at the taps' places."""
 
     one_row: OneRowBlock
-
-    def lay_out(self) -> None:
-        """Look once for what every pass over one row will need; the parts are laid out before."""
-        self.one_row = OneRowBlock(self)
 
     def forward(self, x: Tensor, rotation: Tensor, cache: LayerCache | None = None) -> Tensor:
         if cache is not None and self.one_row.holds_for(x, cache):

@@ -279,11 +279,12 @@ def intervene(
     passing = _PassingPositions()
     handles: list[RemovableHandle] = []
     try:
-        # Positions are known when the pass begins; before every other hook, so that a recorder
-        # that is already listening sees the changed value.
-        handles.append(model.register_forward_pre_hook(passing, prepend=True, with_kwargs=True))
+        # Positions are known when the pass begins.
+        handles.append(model.rotary.register_forward_pre_hook(passing, prepend=True))
         for place, change in found:
             module = model.get_submodule(place.path)
+            # Before every other hook, so that a recorder that is already listening sees the
+            # changed value.
             hook = _changing_hook(place, change, lm.config.to_dict(), passing)
             if place.before:
                 handles.append(module.register_forward_pre_hook(hook, prepend=True))
@@ -299,16 +300,13 @@ def intervene(
                 model.interventions.remove(name)
 
 
-class _PassingPositions:
-    """Which positions the pass under way computes."""
+class _PassingPositions(threading.local):
+    """Which positions the pass under way computes; every thread has a pass of its own."""
 
     start = end = 0
 
-    def __call__(self, module: Any, args: tuple, kwargs: dict) -> None:
-        ids = args[0] if args else kwargs["ids"]
-        cache = args[1] if len(args) > 1 else kwargs.get("cache")
-        self.start = 0 if cache is None else cache.length
-        self.end = self.start + ids.shape[1]
+    def __call__(self, rotary: Any, args: tuple) -> None:
+        self.start, self.end = args[:2]
 
 
 def _changing_hook(
@@ -535,12 +533,13 @@ class Recorder:
         Hooks record inside it alone, and in this thread: others may use the model between.
         """
         began = time.perf_counter()
+        changed = list(self.lm.model.interventions)
         self._thread, self._bounds = threading.get_ident(), (start, end)
         self._stream = self._nan_ahead = None
         # A changed value may change again, in place, farther on: then it is copied where it passes.
         is_one_column = end - start == 1 and (start > 0 or not self.padding)
-        self._collects = is_one_column and not self.lm.model.interventions
-        if self.lm.model.interventions:
+        self._collects = is_one_column and not changed
+        if changed:
             self._part_stream()
         if self._writer is not None and end - start > 1:
             self._write_held(start)
@@ -551,7 +550,10 @@ class Recorder:
             self._bounds = self._stream = None
             for rows in self._passed.values():
                 rows.clear()
-        self.edited += [n for n in self.lm.model.interventions if n not in self.edited]
+        # Of another thread, an intervention may begin or end in the midst of a pass.
+        for name in (*changed, *self.lm.model.interventions):
+            if name not in self.edited:
+                self.edited.append(name)
         if self._writer is not None:
             if end - start > 1:
                 self._first = end  # longer passes are written where they are heard
@@ -644,8 +646,11 @@ class Recorder:
 
         return hear
 
-    def _hear_model(self, module: Any, args: tuple, kwargs: dict, output: Tensor) -> None:
+    def _hear_model(self, module: Any, args: tuple, *heard: Any) -> None:
+        # PyTorch leaves the keywords out in a pass of another thread that meets this hook as it
+        # comes off.
         if self._bounds_of_my_pass() is not None:
+            kwargs, output = heard
             self._last_logits = output[self.batch_row, -1]
             self._cache = args[1] if len(args) > 1 else kwargs.get("cache")
 

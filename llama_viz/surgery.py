@@ -149,7 +149,9 @@ def operating(
     rows = {name: None if chosen is None else list(chosen) for name, chosen in rows.items()}
     name = f"cache.{getattr(operation, '__name__', 'operation')}"
 
-    def before_pass(module: Any, args: tuple, kwargs: dict) -> None:
+    def before_pass(module: Any, args: tuple, kwargs: dict | None = None) -> None:
+        if kwargs is None:  # a pass of another thread that meets this hook as it comes off
+            return
         ids = args[0] if args else kwargs["ids"]
         cache = args[1] if len(args) > 1 else kwargs.get("cache")
         if cache is None:

@@ -8,6 +8,7 @@ products.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -124,6 +125,7 @@ class _Counter(TorchDispatchMode):
         self.modules: list[str] = []  # the path of the module at work, and of those around it
         self.n_products = 0  # of the attention at work
         self.is_half = False  # whether the block at work has added attention's output
+        self.thread = threading.get_ident()  # others may run the model at the same time
         self.booked: dict[str, dict[str, int]] = {}
 
     @contextmanager
@@ -144,6 +146,8 @@ class _Counter(TorchDispatchMode):
                 handle.remove()
 
     def _enter(self, path: str, module: nn.Module, inputs: Any) -> None:
+        if threading.get_ident() != self.thread:
+            return
         self.modules.append(path)
         if path == "attention":
             self.n_products = 0
@@ -151,7 +155,8 @@ class _Counter(TorchDispatchMode):
             self.is_half = False
 
     def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        self.modules.pop()
+        if threading.get_ident() == self.thread:
+            self.modules.pop()
 
     def _operation(self, wrote_cache: bool) -> str | None:
         """The operation of the model that is at work; None for what is no part of the formulas."""

@@ -6,10 +6,11 @@ a figure holds.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, wraps
 from io import BytesIO
 from itertools import product
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from threading import RLock
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import matplotlib
 import numpy as np
@@ -103,9 +104,23 @@ STYLE: Any = {
 Draw = TypeVar("Draw", bound="Callable[..., Any]")
 
 
+# matplotlib's settings are those of all threads, and widgets draw in one of their own.
+_SETTINGS = RLock()
+
+
 def styled(draw: Draw) -> Draw:
-    """Let a function that draws work with our settings, and leave the reader's as they were."""
-    return rc_context(STYLE)(draw)
+    """Let a function that draws work with our settings, and leave the reader's as they were.
+
+    Of two threads one draws after the other: else the first to end would take the settings away,
+    and the second would leave ours behind.
+    """
+
+    @wraps(draw)
+    def drawing(*arguments: Any, **keywords: Any) -> Any:
+        with _SETTINGS, rc_context(STYLE):
+            return draw(*arguments, **keywords)
+
+    return cast("Draw", drawing)
 
 
 class Picture(Figure):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import warnings
 from contextlib import closing
+from copy import copy
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -20,7 +20,7 @@ import xarray as xr
 from llama_viz import figures
 from llama_viz.analysis import ITEMSIZE, cache_bytes, config_of, require
 from llama_viz.checkpoints import load
-from llama_viz.errors import unknown_name
+from llama_viz.errors import collected_warnings, unknown_name
 from llama_viz.generation import check_new_tokens, stream
 from llama_viz.language_model import LanguageModel
 from llama_viz.recorder import record, record_steps
@@ -234,17 +234,18 @@ class CompareExplorer(Explorer):
         cannot be run, RuntimeError while a run is under way.
         """
         self._need_models()
+        checked = self._checked_settings(settings)
+        is_same = "prompt" not in settings or settings["prompt"] == str(self._ids)
+        ids = self._ids if is_same else None
+        prompts = [lm.prompt_ids(checked["prompt"] if ids is None else ids)
+                   for _, lm in self._models]  # fmt: skip
         if self._task is not None and not self._task.done():
             raise RuntimeError("a run is under way; stop it first")
-        checked = self._checked_settings(settings)
-        if "prompt" in settings and settings["prompt"] != str(self._ids):
-            self._ids = None
-        prompts = [lm.prompt_ids(self._prompt(checked)) for _, lm in self._models]
-        self._stop_asked = False
+        self._stop_asked, self._ids = False, ids
+        self._task = asyncio.get_running_loop().create_task(self._run())
         self.settings = checked
         self.running = True
         self._begin(prompts)
-        self._task = asyncio.get_running_loop().create_task(self._run())
         return self._task
 
     def stop(self) -> None:
@@ -273,17 +274,18 @@ class CompareExplorer(Explorer):
     def content(self, *, whole: bool) -> tuple[dict[str, Any], dict[str, np.ndarray | Packed]]:
         """Every column, what they have in common, and how their positions are locked."""
         arrays: dict[str, np.ndarray | Packed] = {}
-        columns = []
-        for number, column in enumerate(self.columns):
+        headers, now = [], self._now
+        for number, column in enumerate(now):
             header, own = self._describe(column, whole=whole)
-            columns.append(header)
+            headers.append(header)
             arrays |= {f"{name} {number}": array for name, array in own.items()}
-        return {**self._shared(), "columns": columns, "runs": self.runs_models}, arrays
+        return {**_shared(now), "columns": headers, "runs": self.runs_models}, arrays
 
     def answer_column(self, number: int) -> tuple[dict[str, Any], dict[str, np.ndarray | Packed]]:
         """One column as it is now, which may be in the middle of a run."""
-        header, arrays = self._describe(self.columns[number], whole=False)
-        return {**self._shared(), "column": header}, arrays
+        now = self._now
+        header, arrays = self._describe(now[number], whole=False)
+        return {**_shared(now), "column": header}, arrays
 
     def answer_attention(
         self, number: int, layer: int, version: str
@@ -309,16 +311,16 @@ class CompareExplorer(Explorer):
 
     def picture(self) -> Figure:
         """Wiring, one head of each, cache and loss, as a figure."""
-        traces = self.traces
-        if not traces:
+        ran = [one for one in self._now if one.trace is not None]
+        if not ran:
             raise ValueError("nothing has run yet; there is nothing to draw")
         places = [
             (one.layers[_same_depth(self.state["layer"], self._n_layers, len(one.layers))],
              _same_depth(self.state["head"], self._n_heads, one.config.n_heads))
             if one.layers else None
-            for one in self.columns if one.trace is not None
+            for one in ran
         ]  # fmt: skip
-        return figures.comparison(traces, places)
+        return figures.comparison({one.name: one.known_trace for one in ran}, places)
 
     def describe(self) -> str:
         """The columns and their differences."""
@@ -353,11 +355,10 @@ class CompareExplorer(Explorer):
     def _models(self) -> list[tuple[Column, LanguageModel]]:
         return [(column, column.lm) for column in self.columns if column.lm is not None]
 
-    def _shared(self) -> dict[str, Any]:
-        return {
-            "lock": _lock(self.columns),
-            "differences": self.differences,
-        }
+    @property
+    def _now(self) -> list[Column]:
+        """The columns as they are now: a run may go on in another thread."""
+        return [copy(column) for column in self.columns]
 
     def _describe(
         self, column: Column, *, whole: bool
@@ -560,6 +561,11 @@ class CompareExplorer(Explorer):
         self.status = {"text": _one_line(text), "share": min(share, 1.0), "problem": problem}
 
 
+def _shared(columns: Sequence[Column]) -> dict[str, Any]:
+    """What the page is told with every column."""
+    return {"lock": _lock(columns), "differences": differences(columns)}
+
+
 def _looking_back(trace: xr.Dataset) -> np.ndarray:
     """(layer, head): the largest weight between the first token and the query, mean over queries.
 
@@ -691,8 +697,7 @@ def _quietly(steps: Iterator[_Step]) -> Generator[_Step]:
     """The steps without the warning of a full context, which the status line tells."""
     with closing(cast("Generator[_Step]", steps)):
         while True:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)
+            with collected_warnings():
                 step = next(steps, None)
             if step is None:
                 return

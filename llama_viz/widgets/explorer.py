@@ -171,7 +171,7 @@ class Explorer(anywidget.AnyWidget):
     def close(self) -> None:
         """End what is still being answered, and take the widget off the page."""
         # Called also when one goes whose making failed.
-        for task in getattr(self, "_answering", {}).values():
+        for task in [*getattr(self, "_answering", {}).values()]:  # a thread may be answering
             task.cancel()
         super().close()
 

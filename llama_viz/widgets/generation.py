@@ -8,7 +8,6 @@ import dataclasses
 import logging
 import math
 import time
-import warnings
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -19,7 +18,7 @@ import traitlets
 
 from llama_viz.analysis import config_of, require
 from llama_viz.checkpoints import EMBEDDED, load, pick_device
-from llama_viz.errors import unknown_name
+from llama_viz.errors import collected_warnings, unknown_name
 from llama_viz.generation import check_new_tokens
 from llama_viz.language_model import LanguageModel
 from llama_viz.recorder import format_bytes, record_steps, recording_size
@@ -171,8 +170,8 @@ class GenerationExplorer(anywidget.AnyWidget):
             writing.close()
             raise InUseError("a run is under way; stop it first")
         self._stop_asked = False
-        self.running = True
         self._task = asyncio.get_running_loop().create_task(self._run(writing))
+        self.running = True
         return self._task
 
     def stop(self) -> None:
@@ -282,8 +281,11 @@ class GenerationExplorer(anywidget.AnyWidget):
                     if run is None:
                         self._run_number += 1
                         run = self._run_number
-                        self._traces = {**(self._traces if parent else {}), run: recorded.trace}
+                        # A cell may look meanwhile: until the new one is shown, the old ones stay.
+                        self._traces = {**self._traces, run: recorded.trace}
                         self._begin_branch(recorded.trace, parent, n_forced - 1 if parent else None)
+                        if parent is None:
+                            self._traces = {run: recorded.trace}
                     if n_written == n_forced + 1:
                         self._say("Writing …")
                     if n_written <= n_forced:
@@ -370,7 +372,7 @@ class GenerationExplorer(anywidget.AnyWidget):
                 lm = source
             else:  # a copy: the reader's own model stays where it is
                 lm = dataclasses.replace(source, model=copy.deepcopy(source.model).to(device))
-            self._loaded[name, device] = lm
+            self._loaded.setdefault((name, device), lm)  # another thread may have loaded it too
         return self._loaded[name, device]
 
     def _at_hand(self, name: str) -> LanguageModel | None:
@@ -517,10 +519,9 @@ def _check_number(name: str, value: Any, kinds: tuple[type, ...]) -> None:
 
 def _next(steps: Iterator[RecordedStep], notices: list[str]) -> RecordedStep | None:
     """The next step, None after the last; warnings on the way become notices."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
+    with collected_warnings() as collected:
         recorded = next(steps, None)
-    notices += [_one_line(warning.message) for warning in caught]
+    notices += [_one_line(text) for text in collected]
     return recorded
 
 

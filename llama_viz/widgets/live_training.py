@@ -27,7 +27,8 @@ class LiveTraining(ipywidgets.VBox):
     run is a training.live.LiveRun. The page stays usable meanwhile: between two steps, some
     hundredths of a second, the kernel hears Stop and other cells. recorded is the course of a run
     that was stored; it is shown until Start is pressed. `figure` and `png` are what is in view, and
-    stay where no kernel runs; run.lm is the model, at any moment.
+    stay where no kernel runs; run.lm is the model, at any moment. JupyterLab trains it in a thread
+    beside the cells: press Stop before you measure something, or weights change in mid-pass.
     """
 
     _task: asyncio.Task[None] | None = None
@@ -66,12 +67,12 @@ class LiveTraining(ipywidgets.VBox):
         """Train on, as Start does, and return the task. Raises InUseError while it trains."""
         if self.running:
             raise InUseError("a run is under way; stop it first")
+        self._stop_asked = False
+        self._task = asyncio.get_running_loop().create_task(self._train())
         if self._recorded is not None or self.run.done:
             self._recorded = None
             if self.run.step:
                 self.run.restart()
-        self._stop_asked = False
-        self._task = asyncio.get_running_loop().create_task(self._train())
         return self._task
 
     def stop(self) -> None:
@@ -156,7 +157,7 @@ class LiveTraining(ipywidgets.VBox):
     def describe(self) -> str:
         """The run in words: its losses, and what it writes."""
         course = self.course
-        now = max(course.held_out)
+        now = max(course.texts)  # what is measured last, where a thread trains meanwhile
         first, last = course.held_out[min(course.held_out)], course.held_out[now]
         return (
             f"Live training on {course.name}: {now} of {course.steps} steps.\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ import xarray as xr
 from llama_viz import figures
 from llama_viz.analysis import HEAD_KINDS, head_kinds
 from llama_viz.checkpoints import TOKENIZER_NAMES, load
-from llama_viz.errors import CheckpointError
+from llama_viz.errors import CheckpointError, collected_warnings
 from llama_viz.files import data_folder
 from llama_viz.generation import generate
 from llama_viz.language_model import LanguageModel
@@ -125,13 +124,7 @@ class TrainingExplorer(Explorer):
     @property
     def kinds(self) -> xr.DataArray:
         """The scores of head kinds of the snapshots read so far: (step, kind, layer, head)."""
-        numbers = sorted(self._readings)
-        return xr.DataArray(
-            np.stack([self._readings[number].kinds for number in numbers]),
-            {"step": [self.steps[number] for number in numbers], "kind": list(HEAD_KINDS)},
-            ("step", "kind", "layer", "head"),
-            "head_kinds",
-        )
+        return self._kinds_of(sorted(self._readings))
 
     # What the base asks for
 
@@ -191,7 +184,7 @@ class TrainingExplorer(Explorer):
         kind = self.state["kind"]
         return figures.training_run(
             self.losses,
-            self.kinds.sel(kind=kind),
+            self._kinds_of(numbers).sel(kind=kind),
             [self._readings[number].text for number in numbers],
             step=self.steps[self.state["snapshot"]],
             head=(self.state["layer"], self.state["head"]),
@@ -220,6 +213,15 @@ class TrainingExplorer(Explorer):
         path = Path(source).expanduser()
         return load(path, tokenizer=self._tokenizer or _tokenizer_above(path))
 
+    def _kinds_of(self, numbers: list[int]) -> xr.DataArray:
+        """The scores of head kinds of snapshots that were read: (step, kind, layer, head)."""
+        return xr.DataArray(
+            np.stack([self._readings[number].kinds for number in numbers]),
+            {"step": [self.steps[number] for number in numbers], "kind": list(HEAD_KINDS)},
+            ("step", "kind", "layer", "head"),
+            "head_kinds",
+        )
+
     def _read(self, number: int) -> Reading:
         lm = self._open(number)
         mine, theirs = _sizes(self.config), _sizes(lm.config)
@@ -242,8 +244,7 @@ class TrainingExplorer(Explorer):
         )
 
     def _continuation(self, lm: LanguageModel) -> tuple[list[int], str]:
-        with warnings.catch_warnings():  # a full context is no news here: the text is short
-            warnings.simplefilter("ignore", UserWarning)
+        with collected_warnings():  # a full context is no news here: the text is short
             written = generate(lm, self.prompt_ids, self._max_new_tokens)
         return written.new_ids, written.text or " ".join(map(lm.label, written.new_ids))
 

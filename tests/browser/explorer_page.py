@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -44,12 +45,13 @@ STILL = """async root => {
 class ExplorerPage:
     """One explorer that is shown; `root` is its element."""
 
-    patience = 20_000  # milliseconds that wait() gives
+    # Milliseconds to wait for what is meant to come: whoever else uses the machine slows it down.
+    patience = 60_000
 
     def __init__(self, page: Page, name: str) -> None:
         self.page = page
         self.root: Locator = page.locator(f".lv-{name}").first
-        self.root.wait_for(timeout=30_000)
+        self.root.wait_for(timeout=self.patience)
         self.wait("root.dataset.drawn")
 
     def find(self, selector: str) -> Locator:
@@ -63,6 +65,15 @@ class ExplorerPage:
     def settle(self) -> None:
         """Wait until what was asked for is drawn."""
         self.root.evaluate(STILL)
+
+    def click(self, control: Locator) -> None:
+        """Click on what is made anew with every drawing, when the pointer's coming is drawn.
+
+        One that is made anew between press and release hears no click.
+        """
+        control.hover()
+        self.settle()
+        control.click()
 
     def wait(self, condition: str, **arguments: object) -> None:
         """Wait until an expression of root and the arguments holds."""
@@ -106,6 +117,20 @@ class ExplorerPage:
         )
         assert error is None, error
         return it
+
+    def wait_in_kernel(self, condition: str) -> None:
+        """Wait until an expression of Python holds.
+
+        What the page sends arrives in a thread beside the cells, before or after the next of them.
+        """
+        until = time.monotonic() + self.patience / 1000
+        while self.execute(f"it = bool({condition})") != "True":
+            assert time.monotonic() < until, f"still not so: {condition}"
+            self.page.wait_for_timeout(50)
+
+    def wait_for_state(self, variable: str = "explorer", **expected: object) -> None:
+        """Wait until the explorer in the kernel has this in its state."""
+        self.wait_in_kernel(f"{variable}.state == {{**{variable}.state, **{expected!r}}}")
 
 
 def notebook_of(*cells: str) -> nbformat.NotebookNode:

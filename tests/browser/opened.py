@@ -41,8 +41,6 @@ REDRAW = """async slider => {
 class Opened(ExplorerPage):
     """One explorer on a page; name is that of its file."""
 
-    patience = 10_000
-
     def __init__(self, page: Page, name: str) -> None:
         page.set_default_timeout(self.patience)
         super().__init__(page, f"{name}-explorer")

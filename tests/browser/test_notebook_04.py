@@ -22,7 +22,7 @@ def notebook(lab, page, watch):
 def test_query_and_key_slide_together(notebook, page):
     notebook.show_cell(page, "browser = lv.widgets.FigureBrowser(")
     picture = page.locator(".widget-image").first
-    picture.wait_for(timeout=20_000)
+    picture.wait_for(timeout=60_000)
     sliders = page.locator(".widget-hselect-slider, .widget-slider")
     for place, name in enumerate(("key_position", "offset")):
         slider = sliders.nth(place)

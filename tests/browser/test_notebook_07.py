@@ -80,7 +80,7 @@ def test_a_token_is_picked_in_all_three_models(opened, lab):
 def test_the_live_curve_has_grown(opened, lab):
     lab.show_cell(opened, "uptraining.uptrain(")
     image = opened.locator(".jp-Cell", has_text="uptraining.uptrain(").locator("img").last
-    image.wait_for(timeout=20_000)
+    image.wait_for(timeout=60_000)
     assert image.evaluate("image => image.naturalWidth") == 950
 
 

@@ -37,7 +37,9 @@ def test_the_slider_of_beta_draws_the_curves_anew(opened, lab, key):
 
 
 def test_another_layer_and_the_stories_beside_the_run(explorer):
-    assert "and 24 others" in explorer.text(".lv-favourites .lv-caption")
+    explorer.wait(
+        "root.querySelector('.lv-favourites .lv-caption').textContent.includes('and 24 others')"
+    )
     explorer.find(".lv-layers label").nth(0).click()
     explorer.wait("root.querySelector('.lv-neurons .lv-caption').textContent.includes('layer 0')")
 

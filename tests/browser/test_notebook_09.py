@@ -48,7 +48,7 @@ def test_a_click_on_a_candidate_writes_a_branch(opened, lab):
         "input => { input.value = 3; input.dispatchEvent(new Event('input')); }"
     )
     explorer.settle()
-    explorer.find(".lv-fork").first.click()
+    explorer.click(explorer.find(".lv-fork").first)
     explorer.wait(
         "root.querySelectorAll('.lv-branch').length === 2"
         " && root.querySelector('.lv-run').textContent === 'Run'"

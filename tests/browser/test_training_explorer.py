@@ -315,8 +315,11 @@ def test_play_pauses(explorer):
       const wait = time => new Promise(done => setTimeout(done, time));
       play.click();
       await wait(100);
-      const before = moment.textContent;
       play.click();
+      await wait(200);  // what was picked before is drawn
+      await new Promise(requestAnimationFrame);
+      await new Promise(requestAnimationFrame);
+      const before = moment.textContent;
       await wait(1000);
       return [before, moment.textContent, play.getAttribute("aria-label")];
     }""")
@@ -360,23 +363,32 @@ def test_reading_can_be_stopped(explorer):
     # Slowly, so that there is time to press the button.
     explorer.execute(
         "import time\n"
-        "read = explorer.reading\n"
-        "explorer._readings = {3: explorer.reading(3)}\n"
-        "explorer.reading = lambda number: (time.sleep(0.6), read(number))[1]\n"
-        "explorer.refresh(); it = 0"
+        "read, known = explorer.reading, {3: explorer.reading(3)}\n"
+        "def slowly(number):\n"
+        "    time.sleep(0 if number in explorer._readings else 2)\n"
+        "    return read(number)\n"
+        "explorer._readings, explorer.reading = known, slowly\n"
+        "explorer.refresh()"
     )
     explorer.wait("root.querySelector('.lv-training-reading').textContent.includes('of 4')")
-    stop = explorer.find(".lv-training-reading button")
-    stop.click()
+    # Pressed when everything is drawn that has come: one snapshot is under way.
+    unread = explorer.root.evaluate("""async root => {
+      await new Promise(requestAnimationFrame);
+      await new Promise(requestAnimationFrame);
+      root.querySelector(".lv-training-reading button").click();
+      return [...root.querySelectorAll(".lv-training-row-text")].filter(
+        row => row.textContent === "not read yet").length;
+    }""")
     explorer.wait(
         "root.querySelector('.lv-training-reading').textContent.includes('Read the rest')"
     )
-    explorer.page.wait_for_timeout(900)
-    n_read = explorer.texts(".lv-training-row-text").count("not read yet")
-    assert n_read >= 1
-    explorer.page.wait_for_timeout(900)
-    assert explorer.texts(".lv-training-row-text").count("not read yet") == n_read
-    stop.click()
+    explorer.wait("[...root.querySelectorAll('.lv-training-row-text')].filter("
+                  "row => row.textContent === 'not read yet').length === unread - 1",
+                  unread=unread)  # fmt: skip
+    assert unread > 1
+    explorer.page.wait_for_timeout(3000)  # one that goes on would show
+    assert explorer.texts(".lv-training-row-text").count("not read yet") == unread - 1
+    explorer.find(".lv-training-reading button").click()
     explorer.wait("root.querySelector('.lv-training-reading').hidden")
     explorer.execute("explorer.show(snapshot=0, layer=1, head=3); it = 0")
     explorer.wait("root.querySelector('.lv-training-moment').textContent.startsWith('step 0')")
