@@ -5,7 +5,7 @@ import { Surface } from "./page/canvas.js";
 import { Chart, Panel } from "./page/chart.js";
 import { ColourBar } from "./page/colours.js";
 import { button, field, menu, numberInput, numberOf, pills, slider } from "./page/controls.js";
-import { element, say } from "./page/elements.js";
+import { element, renew, say } from "./page/elements.js";
 import { Explorer, explorer } from "./page/explorer.js";
 import { clamp, fixed, grouped, plural, threeDigits } from "./page/numbers.js";
 import { Picking, arrow } from "./page/picking.js";
@@ -637,7 +637,9 @@ class FeedForwardView extends Explorer {
     const { n_others: nOthers } = this.header;
     const wide = nOthers > 0 && this.isLive;
     const found = wide ? this.favouritesOfAll(neuron) : this.favouritesHere(layer, column);
-    this.favouriteList.replaceChildren(...(found ?? []).map((one) => this.favourite(one)));
+    renew(this.favouriteList, JSON.stringify(found), () =>
+      (found ?? []).map((one) => this.favourite(one)),
+    );
     const here = `Where |${NAMES.product}| of neuron ${neuron} is largest`;
     if (wide) {
       this.favouritePanel.say(
@@ -708,8 +710,8 @@ class FeedForwardView extends Explorer {
     const { position } = this.state;
     const found = layer.ordered("product", "position", position).slice(0, COUNT);
     const largest = Math.abs(layer.at("product", position, found[0])) || 1;
-    this.strongestList.replaceChildren(
-      ...found.map((column) => {
+    renew(this.strongestList, `${this.state.layer} ${position}`, () =>
+      found.map((column) => {
         const neuron = layer.neurons[column];
         const value = layer.at("product", position, column);
         const parts = ["silu", "up"]

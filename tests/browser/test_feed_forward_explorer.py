@@ -267,6 +267,8 @@ def test_the_strongest_neuron_of_a_token_can_be_taken(explorer):
     explorer.settle()
     first.press("Enter")
     explorer.wait("root.querySelector('input.lv-neuron').value === neuron", neuron=neuron)
+    explorer.settle()
+    assert first.evaluate("node => node.matches(':focus')"), "the list was made anew"
 
 
 def test_how_many_are_near_zero(explorer, page):

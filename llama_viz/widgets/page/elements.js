@@ -33,6 +33,15 @@ function keepLineBreak(event) {
   if (event.inputType === "insertLineBreak") event.stopImmediatePropagation();
 }
 
+const shown = new WeakMap(); // by element
+
+/** New children, made only where a key says that they show something else: a focus stays. */
+export function renew(node, key, make) {
+  if (shown.get(node) === key) return;
+  shown.set(node, key);
+  node.replaceChildren(...make());
+}
+
 /** While this element has the focus, JupyterLab's shortcuts (arrows, Enter, letters) are off. */
 export function keepKeys(node, keeps) {
   node.toggleAttribute("data-lm-suppress-shortcuts", keeps);
