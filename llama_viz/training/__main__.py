@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="*",
         default=list(DEFAULT),
         metavar="WHAT",
-        help="runs (mha, gqa, mqa, ...), groups of runs (attention, matched, longer, "
+        help="runs (mha, gqa, mqa, ...), groups of runs (attention, matched, longer, roomier, "
         "feed-forward, normalization, uptraining), tokenizer, card; a tokenizer is trained first "
         "where there is none",
     )

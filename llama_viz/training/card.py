@@ -155,6 +155,7 @@ _TITLES = {
     "attention": "MHA, GQA and MQA, all else equal",
     "matched": "The same with as many parameters: the feed-forward is wider",
     "longer": "The same for twice as many steps",
+    "roomier": "MHA with fewer and wider heads, with more layers, and twice as wide",
     "feed-forward": "Eight feed-forwards with equally many weights",
     "normalization": "With and without norms, in a deep model",
     "uptraining": "MHA pooled into GQA and MQA, and trained for 5% of the steps",
@@ -162,7 +163,7 @@ _TITLES = {
 
 
 # Runs of other groups that a comparison starts from.
-_COMPARED_WITH = {"matched": ("mha",), "longer": ("mha", "gqa")}
+_COMPARED_WITH = {"matched": ("mha",), "longer": ("mha", "gqa"), "roomier": ("mha",)}
 
 
 def _groups(results: Sequence[Line]) -> str:
@@ -203,8 +204,8 @@ def _sizes_and_losses(name: str, runs: Sequence[Line]) -> list[str]:
 
 def _recall(results: Sequence[Line]) -> str:
     """What each kind of question asks for, answered by the models of full size."""
-    names = [name for group in ("attention", "matched", "longer", "uptraining")
-             for name in GROUPS[group]]  # fmt: skip
+    groups = ("attention", "matched", "longer", "roomier", "uptraining")
+    names = [name for group in groups for name in GROUPS[group]]
     found = by_name([line for line in results if line["name"] in names])
     rows = []
     for kind in KINDS:
@@ -223,9 +224,18 @@ def _recall(results: Sequence[Line]) -> str:
     )
 
 
+# Runs that were meant to come nearer to what was aimed at.
+_TRIED = {
+    "mha-long": "was trained for twice as many steps",
+    "mha-4-heads": "has half as many heads, each twice as wide",
+    "mha-6-layers": "has six layers, each narrower",
+    "mha-large": "is twice as wide",
+}
+
+
 def _aims(results: Sequence[Line], recall: Sequence[Line], kept: Sequence[Facts]) -> str:
     """What was wanted of the model with all heads its own, and how near it comes."""
-    names = [name for name in ("mha", "mha-long") if by_name(results).get(name)]
+    names = [name for name in ("mha", *_TRIED) if by_name(results).get(name)]
     if "mha" not in names:
         return ""
     above = {
@@ -256,7 +266,8 @@ def _aims(results: Sequence[Line], recall: Sequence[Line], kept: Sequence[Facts]
             rows.append(["an induction head's weight", "most of it",
                          f"{run['induction']['score']:.2f}", *nothing])  # fmt: skip
     asked, open_ = _place_questions()
-    longer = "\n\n`mha-long` shows what time alone brings." if len(names) > 1 else ""
+    tried = [f"`{name}` {_TRIED[name]}" for name in names if name in _TRIED]
+    others = f"\n\nWhat was tried: {'; '.join(tried)}." if tried else ""
     return (
         "### What was aimed at\n\n"
         + table(["", "aimed at", *(f"`{name}`" for name in names)], rows)
@@ -264,7 +275,7 @@ def _aims(results: Sequence[Line], recall: Sequence[Line], kept: Sequence[Facts]
         "speech (“Under the bed?” asked Mum), and one that begins otherwise is as likely there. A "
         f"reader who knows the generator is right in half of them, and so in "
         f"{1 - open_ / asked / 2:.1%} of all."
-        + longer
+        + others
         + " How recall falls with the facts that there are to hold stands below: which colour "
         "belongs to which of several things is often guessed. Looking it up would take three heads "
         "in a row, we think: one that reads the word before a thing's name, one that finds the "

@@ -184,6 +184,13 @@ GROUPS: dict[str, dict[str, Recipe]] = {
         "mha-long": replace(_MHA, steps=2 * _MHA.steps),
         "gqa-long": replace(_GQA, steps=2 * _GQA.steps),
     },
+    # What more room brings: half as many heads, twice as wide, with as many parameters; more layers
+    # with as many parameters; a model of twice the width, whose heads are twice as wide.
+    "roomier": {
+        "mha-4-heads": replace(_MHA, n_heads=4, n_kv_heads=4),
+        "mha-6-layers": replace(_MHA, n_layers=6, dim=112, hidden_dim=336),
+        "mha-large": replace(_MHA, dim=256, hidden_dim=768),
+    },
     "feed-forward": {
         **{kind: replace(_TWO_MATRICES, feed_forward=kind) for kind in ("relu", "gelu", "swish")},
         **{kind: replace(_SMALL, feed_forward=kind)
@@ -202,8 +209,8 @@ GROUPS: dict[str, dict[str, Recipe]] = {
 
 # How many seeds each group is trained with.
 SEEDS = {
-    "attention": 3, "matched": 1, "longer": 1, "feed-forward": 2, "normalization": 1,
-    "uptraining": 1,
+    "attention": 3, "matched": 1, "longer": 1, "roomier": 1, "feed-forward": 2,
+    "normalization": 1, "uptraining": 1,
 }  # fmt: skip
 
 RECIPES: dict[str, Recipe] = {
