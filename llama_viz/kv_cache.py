@@ -155,6 +155,7 @@ class KVCache:
         self._device = None if device is None else torch.device(device)
         self.padding = None if padding is None else self._checked(padding)
         self.layers = [LayerCache(self) for _ in range(config.n_layers)]
+        self.operations: list[str] = []  # names of what surgery.operate() has done to it
 
     @property
     def length(self) -> int:

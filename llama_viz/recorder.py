@@ -550,8 +550,9 @@ class Recorder:
             self._bounds = self._stream = None
             for rows in self._passed.values():
                 rows.clear()
+        assert self._cache is not None
         # Of another thread, an intervention may begin or end in the midst of a pass.
-        for name in (*changed, *self.lm.model.interventions):
+        for name in (*changed, *self.lm.model.interventions, *self._cache.operations):
             if name not in self.edited:
                 self.edited.append(name)
         if self._writer is not None:
