@@ -261,6 +261,14 @@ class Llama(nn.Module):
         return start
 
 
+def check_weight_type(dtype: torch.dtype | None) -> None:
+    """Raise ValueError unless weights can be of this type: with a point, or None, as they are."""
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ValueError(
+            f"weights need a floating-point torch.dtype such as torch.float16, got {dtype!r}"
+        )
+
+
 def initialize(model: Llama, generator: torch.Generator | None = None) -> Llama:
     """Draw fresh weights: normal with deviation 0.02, writers into the residual scaled by depth.
 
