@@ -280,7 +280,7 @@ def _pt_config(path: Path, sizes: dict[str, Any], stored: dict[str, Tensor]) -> 
             norm_eps=sizes.get("norm_eps", 1e-5),
             tied_embeddings=tied,
         )
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+    except (LookupError, TypeError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(
             f"{path}: its model_args cannot be used: {one_line(error)}"
         ) from error
