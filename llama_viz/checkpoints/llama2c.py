@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from llama_viz.checkpoints.loaded import LoadedCheckpoint, build_model, one_line, shown
+from llama_viz.checkpoints.loaded import (
+    LoadedCheckpoint,
+    build_model,
+    dtype_name,
+    one_line,
+    shown,
+)
 from llama_viz.checkpoints.pickled import check_tensor, load_pickled, pickle_bytes
 from llama_viz.checkpoints.rope_layout import INTERLEAVED
 from llama_viz.config import ModelConfig
@@ -256,7 +262,7 @@ def _load_pt(
     model = build_model(
         path, config, shapes, stored.__getitem__, device=device, dtype=dtype, share=share
     )
-    kind = str(stored["embedding.weight"].dtype).removeprefix("torch.")
+    kind = dtype_name(stored["embedding.weight"].dtype)
     return LoadedCheckpoint(model, None, _notes(kind, None))
 
 
