@@ -115,7 +115,7 @@ def measured_rotation_angle(trace: xr.Dataset, of: str = "query") -> xr.DataArra
 
     of is "query" or "key". Returns (layer, position, head or key_value_head, pair), radians in
     (-pi, pi]: whole turns cannot be seen. A pair too short to have a direction is NaN: 0, or below
-    1e-4 in float16, whose smaller numbers are coarse.
+    1e-4 in float16, whose smaller numbers are coarse. Raises ValueError for another `of`.
     """
     if of not in ("query", "key"):
         raise unknown_name("vector", of, ("query", "key"))
@@ -314,7 +314,7 @@ def normalized(trace: xr.Dataset, of: str = "residual_out", *, kind: str = "rms"
 
     kind "rms" is x / sqrt(mean(x^2) + eps) (Zhang and Sennrich 2019), "layer" is LayerNorm without
     parameters: (x - mean) / sqrt(variance + eps) (Ba et al. 2016), eps that of the model. Returns
-    (layer, position, feature).
+    (layer, position, feature). Raises ValueError for another kind.
     """
     if kind not in NORMALIZATIONS:
         raise unknown_name("kind", kind, NORMALIZATIONS)

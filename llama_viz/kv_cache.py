@@ -112,7 +112,10 @@ class LayerCache:
         return start, end
 
     def drop(self, kv_heads: Tensor, positions: Tensor) -> None:
-        """Let attention no longer see these rows, of every text in the batch."""
+        """Let attention no longer see these rows, of every text in the batch.
+
+        kv_heads and positions: LongTensors of rows held. Raises ValueError for an empty cache.
+        """
         if self._keys is None:
             raise ValueError("the cache is empty: there is nothing to drop")
         if not len(positions):
@@ -175,7 +178,10 @@ class KVCache:
     def check_room(self, batch_size: int, n_positions: int) -> None:
         """Raise ValueError unless `n_positions` more positions of `batch_size` rows fit."""
         if batch_size != self.batch_size:
-            raise ValueError(f"the cache holds a batch of {self.batch_size}, got {batch_size}")
+            raise ValueError(
+                f"the cache holds a batch of {self.batch_size}, got {batch_size}; make it with "
+                f"batch_size={batch_size}"
+            )
         if self.length + n_positions > self.capacity:
             raise ValueError(
                 f"the KV cache is full: it holds {self.length} of {self.capacity} positions and "
@@ -183,10 +189,11 @@ class KVCache:
             )
 
     def truncate(self, length: int) -> None:
-        """Forget all positions from `length` on."""
+        """Forget all positions from `length` on; raises ValueError where fewer are held."""
         if not 0 <= length <= self.length:
             raise ValueError(
-                f"cannot truncate to {length}: the cache holds {self.length} positions"
+                f"cannot truncate to {length}: the cache holds {self.length} positions; choose "
+                f"0 to {self.length}"
             )
         for layer in self.layers:
             layer.length = length

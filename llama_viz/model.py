@@ -226,7 +226,9 @@ class Llama(nn.Module):
         self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
         if config.tied_embeddings:
             self.output.weight = self.embedding.weight
-        self.interventions: list[str] = []  # names of the taps that intervene() is changing
+        # What is changing its values at the moment, in the words of a recording's attrs["edited"]:
+        # names of taps under intervene().
+        self.interventions: list[str] = []
 
     def forward(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
         start = self._check(ids, cache)

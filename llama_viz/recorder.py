@@ -1047,7 +1047,10 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
 
 
 def parse_bytes(size: str | int) -> int:
-    """A number of bytes from a whole number or a text such as "500MB" or "1.5GiB"."""
+    """A number of bytes from a whole number or a text such as "500MB" or "1.5GiB".
+
+    Raises ValueError for what cannot be read so.
+    """
     if isinstance(size, int) and not isinstance(size, bool) and size >= 0:
         return size
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(size))

@@ -266,7 +266,7 @@ def compare_steps(
     """The same one step at a time, as pairs (operated on, step); `compared` puts them together.
 
     Only this run's own cache is operated on, so others can run the model meanwhile: JupyterLab
-    answers its widgets in a thread beside the cells.
+    answers its widgets in a thread beside the cells. Raises ValueError as compare() does.
     """
     ids = lm.prompt_ids(prompt)
     check_new_tokens(max_new_tokens)

@@ -196,7 +196,8 @@ def select_prompt(trace: xr.Dataset, number: int) -> xr.Dataset:
 def save_trace(trace: xr.Dataset, path: str | Path) -> None:
     """Write a trace to one netCDF4 (HDF5) file; texts are JSON, since HDF5 refuses NUL.
 
-    Nothing is left behind when writing fails, and an older file stays as it was.
+    Nothing is left behind when writing fails, and an older file stays as it was. Raises TypeError
+    for what is no trace.
     """
     if not isinstance(trace, xr.Dataset):
         raise TypeError(f"expected a trace (xarray.Dataset), got {type(trace).__name__}")

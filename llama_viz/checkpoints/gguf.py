@@ -142,7 +142,7 @@ def read_header(path: Path) -> Header:
     """The metadata and the places of the tensors, with every size checked against the file's.
 
     Written out here because gguf.GGUFReader believes the counts in a file: one that promises 2^60
-    numbers keeps it busy until the memory is full.
+    numbers keeps it busy until the memory is full. Raises CheckpointError for what is damaged.
     """
     try:
         size = path.stat().st_size
