@@ -188,6 +188,16 @@ class KVCache:
                 f"{n_positions} more do not fit; make it with a larger capacity"
             )
 
+    def check_model(self, config: ModelConfig) -> None:
+        """Raise ValueError unless the keys and values of such a model are what it was made for."""
+        for name in ("n_layers", "n_kv_heads", "head_dim"):
+            ours, theirs = getattr(self.config, name), getattr(config, name)
+            if ours != theirs:
+                raise ValueError(
+                    f"the cache is for a model with {name} {ours}, this one has {theirs}; make it "
+                    "with the model's own config"
+                )
+
     def truncate(self, length: int) -> None:
         """Forget all positions from `length` on; raises ValueError where fewer are held."""
         if not 0 <= length <= self.length:

@@ -213,7 +213,8 @@ class Llama(nn.Module):
     with padding takes rows of ids that begin with as many ids of no meaning: their logits mean
     nothing either, and every other row position is as if its row stood alone.
 
-    Raises ValueError for ids out of range, more positions than the context, or a full cache.
+    Raises ValueError for ids out of range, more positions than the context, a full cache, or the
+    cache of another model.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -259,6 +260,8 @@ class Llama(nn.Module):
                 f"the vocabulary has ids 0 to {self.config.vocab_size - 1}"
             )
         if cache is not None:
+            if cache.config is not self.config:
+                cache.check_model(self.config)
             cache.check_room(ids.shape[0], ids.shape[1])
         return start
 
