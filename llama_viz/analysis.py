@@ -356,13 +356,17 @@ def difference_by_layer(
     """How far a variable of one run is from that of another, as a share of the other's largest.
 
     The largest difference of a layer, divided by its largest value in the reference, or by 1 where
-    that is smaller. Returns (layer). Raises ValueError where the two are not of the same shape.
+    that is smaller. Returns (layer). Raises ValueError where the two are not of the same shape and
+    layers.
     """
     require(trace, of)
     require(reference, of)
     here, there = trace[of], reference[of]
     if here.sizes != there.sizes:
         raise ValueError(f"{of} has sizes {dict(here.sizes)} and {dict(there.sizes)}: no match")
+    layers, others = here["layer"].values.tolist(), there["layer"].values.tolist()
+    if layers != others:
+        raise ValueError(f"{of} was recorded in the layers {layers} and {others}: no match")
     axes = tuple(axis for axis, dim in enumerate(here.dims) if dim != "layer")
     largest = np.maximum(np.abs(there.values).max(axis=axes), 1.0)
     difference = np.abs(here.values - there.values).max(axis=axes)
