@@ -58,10 +58,13 @@ def pick(trace: xr.Dataset, dim: str, value: Any) -> int:
     Raises ValueError, with the choices, where the trace does not have it.
     """
     choices = [int(choice) for choice in trace[dim].values]
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not whole or value not in choices:
+    if not _is_whole(value) or value not in choices:
         raise unknown_name(dim, value, choices)
     return int(value)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def config_of(trace: xr.Dataset) -> ModelConfig:
@@ -112,7 +115,7 @@ def measured_rotation_angle(trace: xr.Dataset, of: str = "query") -> xr.DataArra
 
     of is "query" or "key". Returns (layer, position, head or key_value_head, pair), radians in
     (-pi, pi]: whole turns cannot be seen. A pair too short to have a direction is NaN: 0, or below
-    1e-4 in float16, whose smaller numbers are coarse.
+    1e-4 in float16, whose smaller numbers are coarse. Raises ValueError for another `of`.
     """
     if of not in ("query", "key"):
         raise unknown_name("vector", of, ("query", "key"))
@@ -311,7 +314,7 @@ def normalized(trace: xr.Dataset, of: str = "residual_out", *, kind: str = "rms"
 
     kind "rms" is x / sqrt(mean(x^2) + eps) (Zhang and Sennrich 2019), "layer" is LayerNorm without
     parameters: (x - mean) / sqrt(variance + eps) (Ba et al. 2016), eps that of the model. Returns
-    (layer, position, feature).
+    (layer, position, feature). Raises ValueError for another kind.
     """
     if kind not in NORMALIZATIONS:
         raise unknown_name("kind", kind, NORMALIZATIONS)
@@ -353,13 +356,17 @@ def difference_by_layer(
     """How far a variable of one run is from that of another, as a share of the other's largest.
 
     The largest difference of a layer, divided by its largest value in the reference, or by 1 where
-    that is smaller. Returns (layer). Raises ValueError where the two are not of the same shape.
+    that is smaller. Returns (layer). Raises ValueError where the two are not of the same shape and
+    layers.
     """
     require(trace, of)
     require(reference, of)
     here, there = trace[of], reference[of]
     if here.sizes != there.sizes:
         raise ValueError(f"{of} has sizes {dict(here.sizes)} and {dict(there.sizes)}: no match")
+    layers, others = here["layer"].values.tolist(), there["layer"].values.tolist()
+    if layers != others:
+        raise ValueError(f"{of} was recorded in the layers {layers} and {others}: no match")
     axes = tuple(axis for axis, dim in enumerate(here.dims) if dim != "layer")
     largest = np.maximum(np.abs(there.values).max(axis=axes), 1.0)
     difference = np.abs(here.values - there.values).max(axis=axes)
@@ -552,9 +559,9 @@ def look_backs(trace: xr.Dataset, *, count: int = 1, at_least: int = 12) -> list
     found = []
     for query in range(at_least, len(ids) - 1):
         keys = np.flatnonzero(ids[: query - at_least + 1] == ids[query + 1])
-        if not len(keys):
-            continue
         here = weights[:, :, query, keys]
+        if np.isnan(here).all():  # it did not stand there, or was dropped in every layer
+            continue
         layer, head, key = np.unravel_index(int(np.nanargmax(here)), here.shape)
         found.append(
             LookBack(
@@ -717,17 +724,12 @@ def favourite_positions(
     below 1.
     """
     several = _of_one_model(traces)
-    if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 1:
+    if not _is_whole(count) or count < 1:
         raise ValueError(f"count must be a whole number of at least 1, got {count!r}")
     values, places, ids, tokens = [], [], [], []
     for trace in several:
         found = neuron_activation(trace, layer)
-        n_neurons = found.sizes["neuron"]
-        whole = isinstance(neuron, (int, np.integer)) and not isinstance(neuron, bool)
-        if not whole or not 0 <= neuron < n_neurons:
-            raise ValueError(
-                f"neuron must be a whole number from 0 to {n_neurons - 1}, got {neuron!r}"
-            )
+        _check_neuron(neuron, found.sizes["neuron"])
         values.append(found.values[:, neuron])
         places.append(trace["position"].values)
         ids.append(trace["token_id"].values)
@@ -760,8 +762,7 @@ def favourite_tokens(
     neuron that is not there, no traces, and traces of other sizes.
     """
     product, ids, tokens = _joined_neurons(traces, layer)
-    if isinstance(neuron, bool) or neuron not in range(product.shape[1]):
-        raise unknown_name("neuron", neuron, [f"0 to {product.shape[1] - 1}"])
+    _check_neuron(neuron, product.shape[1])
     found = []
     for token_id in np.unique(ids):
         values = product[ids == token_id, neuron]
@@ -791,8 +792,10 @@ def favourites_alike(
     1. Raises ValueError for fewer positions than count, no traces, and traces of other sizes.
     """
     product, ids, _ = _joined_neurons(traces, layer)
-    if not 1 <= count <= len(ids):
-        raise ValueError(f"count must be from 1 to the {len(ids)} positions, got {count!r}")
+    if not _is_whole(count) or not 1 <= count <= len(ids):
+        raise ValueError(
+            f"count must be a whole number from 1 to the {len(ids)} positions, got {count!r}"
+        )
     strongest = ids[np.argsort(-np.abs(product), axis=0, kind="stable")[:count]]
     same = (strongest[:, None] == strongest[None]).sum(axis=0).max(axis=0)
     return xr.DataArray(
@@ -813,6 +816,12 @@ def _of_one_model(traces: xr.Dataset | Sequence[xr.Dataset]) -> list[xr.Dataset]
         if config_of(trace) != config_of(several[0]):
             raise ValueError("the traces are of models of different sizes; give those of one model")
     return several
+
+
+def _check_neuron(neuron: Any, n_neurons: int) -> None:
+    """Raise ValueError unless it is the number of one of n_neurons."""
+    if not _is_whole(neuron) or not 0 <= neuron < n_neurons:
+        raise ValueError(f"neuron must be a whole number from 0 to {n_neurons - 1}, got {neuron!r}")
 
 
 def _joined_neurons(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import time
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -35,9 +36,11 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature must be 0 or more, got {self.temperature!r}")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k must be None or at least 1, got {self.top_k!r}")
+            raise ValueError(f"temperature must be finite and 0 or more, got {self.temperature!r}")
+        if self.top_k is not None and not (isinstance(self.top_k, Integral) and self.top_k >= 1):
+            raise ValueError(
+                f"top_k must be None or a whole number of at least 1, got {self.top_k!r}"
+            )
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p!r}")
 

@@ -112,7 +112,10 @@ class LayerCache:
         return start, end
 
     def drop(self, kv_heads: Tensor, positions: Tensor) -> None:
-        """Let attention no longer see these rows, of every text in the batch."""
+        """Let attention no longer see these rows, of every text in the batch.
+
+        kv_heads and positions: LongTensors of rows held. Raises ValueError for an empty cache.
+        """
         if self._keys is None:
             raise ValueError("the cache is empty: there is nothing to drop")
         if not len(positions):
@@ -155,6 +158,7 @@ class KVCache:
         self._device = None if device is None else torch.device(device)
         self.padding = None if padding is None else self._checked(padding)
         self.layers = [LayerCache(self) for _ in range(config.n_layers)]
+        self.operations: list[str] = []  # names of what surgery.operate() has done to it
 
     @property
     def length(self) -> int:
@@ -174,18 +178,32 @@ class KVCache:
     def check_room(self, batch_size: int, n_positions: int) -> None:
         """Raise ValueError unless `n_positions` more positions of `batch_size` rows fit."""
         if batch_size != self.batch_size:
-            raise ValueError(f"the cache holds a batch of {self.batch_size}, got {batch_size}")
+            raise ValueError(
+                f"the cache holds a batch of {self.batch_size}, got {batch_size}; make it with "
+                f"batch_size={batch_size}"
+            )
         if self.length + n_positions > self.capacity:
             raise ValueError(
                 f"the KV cache is full: it holds {self.length} of {self.capacity} positions and "
                 f"{n_positions} more do not fit; make it with a larger capacity"
             )
 
+    def check_model(self, config: ModelConfig) -> None:
+        """Raise ValueError unless the keys and values of such a model are what it was made for."""
+        for name in ("n_layers", "n_kv_heads", "head_dim"):
+            ours, theirs = getattr(self.config, name), getattr(config, name)
+            if ours != theirs:
+                raise ValueError(
+                    f"the cache is for a model with {name} {ours}, this one has {theirs}; make it "
+                    "with the model's own config"
+                )
+
     def truncate(self, length: int) -> None:
-        """Forget all positions from `length` on."""
+        """Forget all positions from `length` on; raises ValueError where fewer are held."""
         if not 0 <= length <= self.length:
             raise ValueError(
-                f"cannot truncate to {length}: the cache holds {self.length} positions"
+                f"cannot truncate to {length}: the cache holds {self.length} positions; choose "
+                f"0 to {self.length}"
             )
         for layer in self.layers:
             layer.length = length

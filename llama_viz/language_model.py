@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,7 +141,11 @@ class LanguageModel:
 
 def _whole_numbers(ids: Any) -> list[int]:
     """A flat list of ids from a list, an array or a tensor."""
-    ids = ids.tolist() if hasattr(ids, "tolist") else list(ids)
-    if any(isinstance(token_id, bool) or not isinstance(token_id, int) for token_id in ids):
-        raise ValueError("a prompt of ids must be a flat list of whole numbers")
-    return ids
+    found = ids.tolist() if hasattr(ids, "tolist") else list(ids)
+    for token_id in found:
+        if isinstance(token_id, bool) or not isinstance(token_id, Integral):
+            raise ValueError(
+                "a prompt of ids must be a flat list of whole numbers, this one holds a "
+                f"{type(token_id).__name__}"
+            )
+    return [int(token_id) for token_id in found]

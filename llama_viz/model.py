@@ -213,7 +213,8 @@ class Llama(nn.Module):
     with padding takes rows of ids that begin with as many ids of no meaning: their logits mean
     nothing either, and every other row position is as if its row stood alone.
 
-    Raises ValueError for ids out of range, more positions than the context, or a full cache.
+    Raises ValueError for ids out of range, more positions than the context, a full cache, or the
+    cache of another model.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -226,7 +227,9 @@ class Llama(nn.Module):
         self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
         if config.tied_embeddings:
             self.output.weight = self.embedding.weight
-        self.interventions: list[str] = []  # names of the taps that intervene() is changing
+        # What is changing its values at the moment, in the words of a recording's attrs["edited"]:
+        # names of taps under intervene().
+        self.interventions: list[str] = []
 
     def forward(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
         start = self._check(ids, cache)
@@ -257,8 +260,18 @@ class Llama(nn.Module):
                 f"the vocabulary has ids 0 to {self.config.vocab_size - 1}"
             )
         if cache is not None:
+            if cache.config is not self.config:
+                cache.check_model(self.config)
             cache.check_room(ids.shape[0], ids.shape[1])
         return start
+
+
+def check_weight_type(dtype: torch.dtype | None) -> None:
+    """Raise ValueError unless weights can be of this type: with a point, or None, as they are."""
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ValueError(
+            f"weights need a floating-point torch.dtype such as torch.float16, got {dtype!r}"
+        )
 
 
 def initialize(model: Llama, generator: torch.Generator | None = None) -> Llama:

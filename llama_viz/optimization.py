@@ -17,7 +17,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks_of_all
 
-from llama_viz.model import Attention, Block, FeedForward, Llama, RMSNorm, rotate
+from llama_viz.model import (
+    Attention,
+    Block,
+    FeedForward,
+    Llama,
+    RMSNorm,
+    check_weight_type,
+    rotate,
+)
 from llama_viz.taps import BLOCK_NORMS, TAP_POINTS
 
 if TYPE_CHECKING:
@@ -41,14 +49,15 @@ def optimize(model: Llama, dtype: torch.dtype | None = None, *, packed: bool = F
     changed in place is no longer read packed; a change that PyTorch does not count, through .data,
     is overlooked.
 
-    Raises ValueError for a type without a point, and where weights cannot be packed.
+    Raises ValueError, before anything is changed, for a type without a point, and where weights
+    cannot be packed.
     """
-    if dtype is not None:
-        if not dtype.is_floating_point:
-            raise ValueError(f"weights need a floating-point type, got {dtype}")
-        model.to(dtype)
-    if packed and (reason := _why_not_packed(model.output.weight)):
+    check_weight_type(dtype)
+    weight = model.output.weight
+    if packed and (reason := _why_not_packed(dtype or weight.dtype, weight.device)):
         raise ValueError(reason)
+    if dtype is not None:
+        model.to(dtype)
     for module in list(model.modules()):
         if isinstance(module, RMSNorm):
             _become(OptimizedNorm, module)
@@ -98,12 +107,12 @@ def _lay_out(
     _become(kind, module, joined=weights, inside=parts)
 
 
-def _why_not_packed(weight: Tensor) -> str | None:
-    """Why oneDNN cannot pack weights like this one here; None where it can."""
-    if weight.dtype != torch.bfloat16 or weight.device.type != "cpu":
+def _why_not_packed(dtype: torch.dtype, device: torch.device) -> str | None:
+    """Why oneDNN cannot pack weights of this type here; None where it can."""
+    if dtype != torch.bfloat16 or device.type != "cpu":
         return (
-            f"packed= is for bfloat16 weights on a CPU, these are {weight.dtype} on "
-            f"{weight.device.type}: say optimize(torch.bfloat16, packed=True), or leave it out"
+            f"packed= is for bfloat16 weights on a CPU, these are {dtype} on "
+            f"{device.type}: say optimize(torch.bfloat16, packed=True), or leave it out"
         )
     if not torch.backends.mkldnn.is_available() or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return "here PyTorch cannot pack bfloat16 weights: leave packed= out"
@@ -183,7 +192,8 @@ class JoinedWeights:
         parameters = state["parameters"]
         if state["is_joined"]:
             # It may have come to another machine.
-            packed = state["packed"] and not _why_not_packed(parameters[0]["weight"])
+            weight = parameters[0]["weight"]
+            packed = state["packed"] and not _why_not_packed(weight.dtype, weight.device)
             self._join(parameters, packed)
         else:
             self._places, self.n_apart = [(each, None) for each in parameters], 0

@@ -289,6 +289,10 @@ class _Job:
     progress: bool
     settings: dict[str, Any]
 
+    def as_json(self) -> str:
+        """For _Job(**json.loads(...)); numbers of numpy become Python's."""
+        return json.dumps(vars(self), default=lambda number: number.item())
+
 
 def _record_share(job: _Job, meeting: Path | None = None) -> None:
     """Record this process's part of the run; the first process writes the trace.
@@ -480,7 +484,7 @@ def _started(n_ranks: int, job: _Job, folder: Path) -> Iterator[list[subprocess.
         "WORLD_SIZE": str(n_ranks),
         "LOCAL_WORLD_SIZE": str(n_ranks),
     }
-    (folder / JOB).write_text(json.dumps(vars(job)), encoding="utf-8")
+    (folder / JOB).write_text(job.as_json(), encoding="utf-8")
     processes: list[subprocess.Popen[bytes]] = []
     try:
         for rank in range(n_ranks):

@@ -52,7 +52,8 @@ def record_prompts(
     all_forced = forced_of_prompts(lm, forced, len(prompts), max_new_tokens)
     longest = max(len(ids) for ids in all_ids)
     n_columns = longest + max_new_tokens - 1
-    kept = None if layers is None else list(layers)
+    # Each recorder goes through them: an iterator would be spent by the first.
+    kept = layers if layers is None or isinstance(layers, int) else list(layers)
     named = taps if taps is None or isinstance(taps, str) else list(taps)
     recorders = [
         Recorder(

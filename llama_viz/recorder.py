@@ -15,6 +15,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -117,7 +118,7 @@ def record(
 
     taps are names of trace variables (None: all; lv.SIGNALS: the four signals), layers the numbers
     of the layers to keep (None: all), n_candidates how many of the likeliest tokens to keep.
-    half_precision keeps what fills memory (all but angles and what is one number a step) in
+    half_precision keeps what fills memory (all but angles, RMS and what is kept by the step) in
     float16. progress shows a bar with the tokens written and the time left. forced are the ids
     that the first steps write, as in generate().
 
@@ -241,8 +242,13 @@ def recording_size(
     n_candidates: int = 10,
     half_precision: bool = False,
 ) -> RecordingSize:
-    """The bytes that record() with the same arguments takes at most; nothing runs."""
+    """The bytes that record() with the same arguments takes at most; nothing runs.
+
+    max_new_tokens 0 is record_forward(). Raises ValueError for what they refuse.
+    """
     n_prompt = len(lm.prompt_ids(prompt))
+    if max_new_tokens != 0:
+        check_new_tokens(max_new_tokens)
     plan = _Plan.make(lm, n_prompt, max_new_tokens, taps, layers, n_candidates, half_precision)
     return plan.size
 
@@ -251,7 +257,8 @@ def recording_size(
 class TapContext:
     """Where a changed value comes from.
 
-    axes name the value's axes after the batch axis; its positions are start to end of the run.
+    axes name the value's axes after the batch axis; its positions are start to end of the run (of
+    several prompts, which are padded on the left: of the longest).
     """
 
     name: str
@@ -360,8 +367,10 @@ class _Plan:
         half_precision: bool = False,
     ) -> _Plan:
         config = lm.config
-        if n_candidates < 1:
-            raise ValueError(f"n_candidates must be at least 1, got {n_candidates}")
+        if not (isinstance(n_candidates, Integral) and n_candidates >= 1):
+            raise ValueError(
+                f"n_candidates must be a whole number of at least 1, got {n_candidates!r}"
+            )
         variables = _chosen("tap", taps, tuple(VARIABLES))
         kept_layers = _chosen("layer", layers, tuple(range(config.n_layers)))
         kept_norms = tuple(
@@ -550,8 +559,9 @@ class Recorder:
             self._bounds = self._stream = None
             for rows in self._passed.values():
                 rows.clear()
+        assert self._cache is not None
         # Of another thread, an intervention may begin or end in the midst of a pass.
-        for name in (*changed, *self.lm.model.interventions):
+        for name in (*changed, *self.lm.model.interventions, *self._cache.operations):
             if name not in self.edited:
                 self.edited.append(name)
         if self._writer is not None:
@@ -1037,7 +1047,10 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
 
 
 def parse_bytes(size: str | int) -> int:
-    """A number of bytes from a whole number or a text such as "500MB" or "1.5GiB"."""
+    """A number of bytes from a whole number or a text such as "500MB" or "1.5GiB".
+
+    Raises ValueError for what cannot be read so.
+    """
     if isinstance(size, int) and not isinstance(size, bool) and size >= 0:
         return size
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(size))
@@ -1050,8 +1063,8 @@ def format_bytes(size: int) -> str:
     """Bytes in a unit that reads well: 812 B, 1.5 MB, 18.0 GB."""
     if size < 1000:
         return f"{size} B"
-    for unit in ("kB", "MB", "GB"):
-        size_in_unit = size / 1000 ** ("kB", "MB", "GB").index(unit) / 1000
-        if size_in_unit < 1000 or unit == "GB":
-            break
-    return f"{size_in_unit:.1f} {unit}"
+    in_unit, unit = size / 1000, "kB"
+    for larger in ("MB", "GB"):
+        if round(in_unit, 1) >= 1000:
+            in_unit, unit = in_unit / 1000, larger
+    return f"{in_unit:.1f} {unit}"

@@ -104,13 +104,20 @@ def operate(
 ) -> None:
     """Apply an operation to a cache, in place: to these layers, key/value heads and positions.
 
-    None is all of them. Raises ValueError, before anything is changed, for what the cache does not
-    hold.
+    None is all of them. Recordings say what was done to their cache in attrs["edited"].
+
+    Raises ValueError, before anything is changed, for what the cache does not hold, and where texts
+    of unequal length share it: a position is another row for each of them.
     """
     if not callable(operation):
         raise TypeError(f"operation must be a function such as surgery.drop, got {operation!r}")
     if not cache.length:
         raise ValueError("the cache is empty: pass some positions through the model first")
+    if cache.padding is not None and cache.padding.any():
+        raise ValueError(
+            "the texts in the cache are of unequal length, and a position is another row for each "
+            "of them: run them one by one"
+        )
     config = cache.config
     chosen_layers = _chosen("layer", layers, config.n_layers)
     device = _rows(cache.layers[0])[0].device
@@ -124,6 +131,9 @@ def operate(
     with torch.inference_mode():
         for layer in chosen_layers:
             operation(cache.layers[layer], chosen_heads, chosen_positions)
+    name = f"cache.{getattr(operation, '__name__', 'operation')}"
+    if name not in cache.operations:
+        cache.operations.append(name)
 
 
 @contextmanager
@@ -140,14 +150,13 @@ def operating(
     """Operate on the cache of every run inside the block, once it holds `at` positions.
 
     The next position is the first that sees the change. repeat: again before each later pass, so
-    that a window moves along. Recordings say so in attrs["edited"]; dropped rows are NaN in theirs.
+    that a window moves along. Dropped rows are NaN in recordings.
 
-    Raises ValueError for a run without a cache, and where `at` lies inside a pass.
+    Raises ValueError for a run without a cache, where `at` lies inside a pass, and as operate().
     """
     _check_whole("at", at, 1)
     rows = {"layers": layers, "kv_heads": kv_heads, "positions": positions}
     rows = {name: None if chosen is None else list(chosen) for name, chosen in rows.items()}
-    name = f"cache.{getattr(operation, '__name__', 'operation')}"
 
     def before_pass(module: Any, args: tuple, kwargs: dict | None = None) -> None:
         if kwargs is None:  # a pass of another thread that meets this hook as it comes off
@@ -164,16 +173,12 @@ def operating(
             )
         if cache.length == at or (repeat and cache.length > at):
             operate(cache, operation, **rows)
-            if name not in lm.model.interventions:
-                lm.model.interventions.append(name)
 
     handle = lm.model.register_forward_pre_hook(before_pass, with_kwargs=True)
     try:
         yield lm
     finally:
         handle.remove()
-        if name in lm.model.interventions:
-            lm.model.interventions.remove(name)
 
 
 # Before and after
@@ -261,7 +266,7 @@ def compare_steps(
     """The same one step at a time, as pairs (operated on, step); `compared` puts them together.
 
     Only this run's own cache is operated on, so others can run the model meanwhile: JupyterLab
-    answers its widgets in a thread beside the cells.
+    answers its widgets in a thread beside the cells. Raises ValueError as compare() does.
     """
     ids = lm.prompt_ids(prompt)
     check_new_tokens(max_new_tokens)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -178,7 +179,8 @@ def select_prompt(trace: xr.Dataset, number: int) -> xr.Dataset:
     if "prompt" not in trace.dims:
         raise ValueError("this trace is of a single prompt: use it as it is")
     n_prompts = trace.sizes["prompt"]
-    if isinstance(number, bool) or not 0 <= number < n_prompts:
+    is_whole = isinstance(number, Integral) and not isinstance(number, bool)
+    if not is_whole or not 0 <= number < n_prompts:
         raise ValueError(f"prompt {number!r} is not in this trace; choose 0 to {n_prompts - 1}")
     one = trace.isel(prompt=number)
     n_positions, n_steps = int(one.n_positions), int(one.n_steps)
@@ -194,7 +196,8 @@ def select_prompt(trace: xr.Dataset, number: int) -> xr.Dataset:
 def save_trace(trace: xr.Dataset, path: str | Path) -> None:
     """Write a trace to one netCDF4 (HDF5) file; texts are JSON, since HDF5 refuses NUL.
 
-    Nothing is left behind when writing fails, and an older file stays as it was.
+    Nothing is left behind when writing fails, and an older file stays as it was. Raises TypeError
+    for what is no trace.
     """
     if not isinstance(trace, xr.Dataset):
         raise TypeError(f"expected a trace (xarray.Dataset), got {type(trace).__name__}")

@@ -153,6 +153,9 @@ def trace_written_whole(path: str | Path) -> Iterator[Path]:
     """Give a folder to write a trace into, and put it at `path` when it is complete.
 
     A trace that is there already is replaced. After an error or an interrupt nothing is left.
+
+    Raises ValueError for another name than one ending in .zarr, OSError where a folder is missing
+    or something else is in the way.
     """
     check_path(path)
     with folder_written_whole(path, ("zarr.json", *VARIABLES, *COORDINATES)) as unfinished:
@@ -160,7 +163,7 @@ def trace_written_whole(path: str | Path) -> Iterator[Path]:
 
 
 def check_path(path: str | Path) -> None:
-    """Raise unless a trace can be written there: ValueError for the name, OSError for the place."""
+    """Raise ValueError unless the name is one of a folder that a trace is written into."""
     path = Path(path)
     if path.suffix != SUFFIX:
         raise ValueError(
@@ -179,16 +182,11 @@ def open_trace_folder(path: str | Path) -> xr.Dataset:
     path = Path(path)
     try:
         attributes = _check(path)
-    except TraceError:
-        raise
-    except Exception as error:  # a damaged description is wrong in any way it likes
-        raise _damaged(path, type(error).__name__) from error
-    try:
         stored = xr.open_dataset(path, engine=_TraceFolder)
         found = {name: _with_texts(variable) for name, variable in stored.variables.items()}
     except TraceError:
         raise
-    except Exception as error:
+    except Exception as error:  # a damaged description is wrong in any way it likes
         raise _damaged(path, type(error).__name__) from error
     return xr.Dataset(
         {name: found[name] for name in VARIABLES if name in found},

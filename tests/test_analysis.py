@@ -329,6 +329,10 @@ def test_a_look_back_is_found_where_it_was_put():
         ValueError, match="says 1 tokens again that stood at least 5 .* asked for 2"
     ):
         analysis.look_backs(trace, count=2, at_least=5)
+    # A row that was dropped from the cache in every layer is looked at by nobody.
+    weights[:, :, 7, 2] = np.nan
+    dropped = trace.assign(attention_weights=(trace["attention_weights"].dims, weights))
+    assert analysis.look_backs(dropped, at_least=4) == [first]
 
 
 # Kinds of heads
@@ -629,12 +633,15 @@ def test_positions_that_were_dropped_are_nobodys_favourites(trace):
 
 
 def test_favourite_tokens_that_cannot_be_told_are_refused(trace):
-    with pytest.raises(ValueError, match="neuron 96"):
-        analysis.favourite_tokens(trace, layer=0, neuron=96)
+    for neuron in (96, -1, 1.0, True):
+        with pytest.raises(ValueError, match=f"from 0 to 95, got {neuron}"):
+            analysis.favourite_tokens(trace, layer=0, neuron=neuron)
     with pytest.raises(ValueError, match="at least one trace"):
         analysis.favourite_tokens([], layer=0, neuron=0)
-    with pytest.raises(ValueError, match="count must be from 1"):
-        analysis.favourites_alike(trace, layer=0, count=1000)
+    for count in (0, 1000, 2.5):
+        expected = f"count must be a whole number from 1 .*, got {count}"
+        with pytest.raises(ValueError, match=expected):
+            analysis.favourites_alike(trace, layer=0, count=count)
     small = lv.record_forward(random_model("gqa", hidden_dim=32), [1, 2])
     with pytest.raises(ValueError, match="different sizes"):
         analysis.favourites_alike([trace, small], layer=0, count=1)

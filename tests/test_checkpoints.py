@@ -77,6 +77,19 @@ def test_weights_stored_in_half_precision_are_computed_in_float32(tmp_path):
     assert len(lv.generate(as_asked, [1, 2], 4).new_ids) == 4
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.complex64, "float16"])
+def test_a_type_without_a_point_is_refused(saved, dtype):
+    lm, path = saved
+    written = path.read_bytes()
+    for refused in (
+        lambda: lv.load(path, dtype=dtype),
+        lambda: lv.save_checkpoint(lm, path, dtype=dtype),
+    ):
+        with pytest.raises(ValueError, match="floating-point torch.dtype such as torch.float16"):
+            refused()
+    assert path.read_bytes() == written
+
+
 def test_the_embedded_models_are_one_family(family):
     kinds = {name: lm.config for name, lm in family.items()}
     assert [kinds[name].n_kv_heads for name in ("mha", "gqa", "mqa")] == [8, 2, 1]

@@ -129,3 +129,6 @@ def test_differences_of_two_recorded_runs():
     shorter = lv.record_forward(lm, [1, 2, 3])
     with pytest.raises(ValueError, match="no match"):
         lv.analysis.difference_by_layer(shorter, reference)
+    others = [reference.sel(layer=[layer]) for layer in (0, 1)]
+    with pytest.raises(ValueError, match=r"layers \[0\] and \[1\]: no match"):
+        lv.analysis.difference_by_layer(*others)

@@ -2,6 +2,7 @@
 
 import threading
 
+import numpy as np
 import pytest
 import torch
 from transformers import TopKLogitsWarper, TopPLogitsWarper
@@ -140,13 +141,16 @@ def test_draws_follow_the_distribution():
         ({"prompt": [1] * 97}, "the prompt has 97 tokens and the context holds 96"),
         ({"prompt": [1, 120]}, "token id 120 is out of range"),
         ({"prompt": [1, -5]}, "token id -5 is out of range"),
-        ({"prompt": [1.5]}, "flat list of whole numbers"),
+        ({"prompt": [1.5]}, "flat list of whole numbers, this one holds a float"),
+        ({"prompt": [True]}, "flat list of whole numbers, this one holds a bool"),
         ({"prompt": "text"}, "has no tokenizer to encode text"),
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
         ({"max_new_tokens": 2.5}, "max_new_tokens must be a whole number"),
-        ({"temperature": -1}, "temperature must be 0 or more"),
-        ({"temperature": float("nan")}, "temperature must be 0 or more"),
-        ({"top_k": 0}, "top_k must be None or at least 1"),
+        ({"temperature": -1}, "temperature must be finite and 0 or more, got -1"),
+        ({"temperature": float("nan")}, "temperature must be finite and 0 or more, got nan"),
+        ({"temperature": float("inf")}, "temperature must be finite and 0 or more, got inf"),
+        ({"top_k": 0}, "top_k must be None or a whole number of at least 1, got 0"),
+        ({"top_k": 2.5}, "top_k must be None or a whole number of at least 1, got 2.5"),
         ({"top_p": 0.0}, "top_p must be above 0"),
         ({"top_p": 1.5}, "top_p must be above 0"),
     ],
@@ -155,6 +159,13 @@ def test_draws_follow_the_distribution():
 def test_bad_requests_are_refused_at_once(run, arguments, message):
     with pytest.raises(ValueError, match=message):
         run(random_model(), **{"prompt": [1, 2], **arguments})
+
+
+def test_ids_may_be_numbers_of_numpy():
+    lm = random_model()
+    run = lv.generate(lm, list(np.array([1, 2, 3])), 3)
+    assert run.ids == lv.generate(lm, [1, 2, 3], 3).ids
+    assert {type(token_id) for token_id in run.ids} == {int}
 
 
 def test_an_empty_text_is_refused(family):

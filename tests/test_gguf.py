@@ -343,6 +343,9 @@ def test_a_vocabulary_without_a_leading_space(tmp_path):
     [
         ({"tokenizer.ggml.pre": "qwen2"}, "cuts texts by the rule 'qwen2'"),
         ({"tokenizer.ggml.model": "rwkv"}, "tokenizer of the kind 'rwkv'"),
+        ({"tokenizer.ggml.model": [1, 2]}, r"tokenizer of the kind '\[1 2\]'"),
+        ({"tokenizer.ggml.pre": [1, 2]}, r"cuts texts by the rule '\[1 2\]'"),
+        ({"tokenizer.ggml.pre": ["a", "b"]}, "cuts texts by the rule .*'a', 'b'"),
     ],
 )
 def test_an_unknown_tokenizer_leaves_a_model_for_ids(tmp_path, fields, message):
@@ -380,6 +383,10 @@ def test_a_damaged_tokenizer_is_refused(tmp_path, fields, message):
     ("change", "message"),
     [
         ({"architecture": "qwen2"}, "its architecture is 'qwen2', expected 'llama'"),
+        (
+            {"fields": {"general.architecture": [1, 2]}},
+            r"its architecture is '\[1 2\]', expected 'llama'",
+        ),
         ({"fields": {"llama.expert_count": 8}}, "mixture of experts"),
         ({"fields": {"split.count": 3}}, "one of 3 parts"),
         ({"fields": {"llama.rope.dimension_count": 4}}, "turns 4 of the 8 features"),

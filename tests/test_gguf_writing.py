@@ -94,6 +94,10 @@ def test_dtype_says_the_kind(tmp_path):
         assert lv.load(tmp_path / "x.gguf").notes["stored_dtype"] == kind
     with pytest.raises(ValueError, match="float32, float16 or bfloat16 weights, not torch.float64"):
         lv.save_checkpoint(random_model(), tmp_path / "y.gguf", format="gguf", dtype=torch.float64)
+    wide = random_model()
+    wide.model.double()
+    with pytest.raises(ValueError, match="not torch.float64; choose one of them with dtype="):
+        lv.save_checkpoint(wide, tmp_path / "y.gguf", format="gguf")
 
 
 def test_what_the_format_cannot_say_is_refused_and_leaves_nothing(tmp_path):

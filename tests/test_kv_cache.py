@@ -1,5 +1,7 @@
 """The KV cache: what it holds, what it weighs, and what it refuses."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -119,3 +121,22 @@ def test_keys_and_values_may_come_in_one_tensor():
             assert torch.equal(ours, theirs)
     assert one.length == two.length == 5
     assert one.bytes_used == two.bytes_used > 0
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"n_kv_heads": 8}, "n_kv_heads 8, this one has 1"),
+        ({"n_layers": 4}, "n_layers 4, this one has 3"),
+        ({"n_layers": 2}, "n_layers 2, this one has 3"),
+        ({"head_dim": 4}, "head_dim 4, this one has 8"),
+    ],
+)
+def test_the_cache_of_another_model_is_refused(sizes, message):
+    lm = random_model("mqa")
+    cache = lv.KVCache(replace(lm.config, **sizes))
+    with pytest.raises(ValueError, match=f"the cache is for a model with {message}; make it with"):
+        lm.model(random_ids(lm, 3), cache=cache)
+    longer = lv.KVCache(replace(lm.config, max_seq_len=200))
+    lm.model(random_ids(lm, 3), cache=longer)  # how many positions it could hold does not matter
+    assert longer.length == 3

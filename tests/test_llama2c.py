@@ -320,6 +320,17 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path, capsys):
         ({"model": {}, "model_args": {}}, "lacks an embedding"),
         ({"model": {"tok_embeddings.weight": "x"}, "model_args": {}}, "expected a tensor"),
         (
+            {
+                "model": {
+                    "tok_embeddings.weight": torch.tensor(1.0),
+                    "output.weight": torch.tensor(1.0),
+                    "layers.0.feed_forward.w1.weight": torch.tensor(1.0),
+                },
+                "model_args": {"n_layers": 1, "n_heads": 2, "dim": 8},
+            },
+            "model_args cannot be used",
+        ),
+        (
             {"model": {"norm.weight": torch.zeros(1).expand(2**40)}, "model_args": {}},
             "is not stored whole",
         ),

@@ -348,6 +348,9 @@ def test_what_cannot_be_packed_is_refused(monkeypatch):
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     with pytest.raises(ValueError, match="here PyTorch cannot pack bfloat16 weights"):
         lm.optimize(torch.bfloat16, packed=True)
+    with pytest.raises(ValueError, match=r"these are torch.float16 on cpu"):
+        lm.optimize(torch.float16, packed=True)
+    assert lm.dtype == torch.float32  # what is refused changes nothing
 
 
 def test_shares_are_used(monkeypatch):

@@ -476,5 +476,6 @@ def test_a_process_ends_with_the_one_that_started_it(tmp_path):
 
 
 def test_what_a_process_is_told_is_json():
-    job = parallel._Job("gqa", [1, 2], "trace.nc", None, True, {"taps": ["rms"]})
-    assert parallel._Job(**json.loads(json.dumps(vars(job)))) == job
+    settings = {"taps": ["rms"], "layers": list(np.arange(2)), "seed": np.int64(3)}
+    job = parallel._Job("gqa", [1, 2], "trace.nc", None, True, settings)
+    assert parallel._Job(**json.loads(job.as_json())) == job

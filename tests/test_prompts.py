@@ -124,6 +124,14 @@ def test_impossible_padding(padding):
         lv.KVCache(random_model("gqa").config, 2, padding=padding)
 
 
+def test_taps_and_layers_are_named_as_for_a_single_prompt():
+    lm = random_model("gqa")
+    alone = lv.record(lm, PROMPTS[0], 2, taps="rms", layers=1)
+    for taps, layers in (("rms", 1), (iter(["rms"]), iter([1]))):
+        together = lv.record(lm, PROMPTS, 2, taps=taps, layers=layers)
+        assert_same(lv.select_prompt(together, 0), alone)
+
+
 def test_what_cannot_be_recorded_together():
     lm = random_model("gqa")
     with pytest.raises(ValueError, match="do not fit beside it in the context of 96"):
@@ -141,6 +149,10 @@ def test_what_cannot_be_recorded_together():
     batch = lv.record(lm, [[1, 2], [3]], 2, taps=["rms"])
     with pytest.raises(ValueError, match="prompt 2 is not in this trace; choose 0 to 1"):
         lv.select_prompt(batch, 2)
+    for number in ("0", 0.0, -1, True):
+        with pytest.raises(ValueError, match="is not in this trace; choose 0 to 1"):
+            lv.select_prompt(batch, number)
+    assert lv.select_prompt(batch, np.int64(1)).attrs["prompt_ids"] == [3]
 
 
 def test_half_precision_halves_what_fills_memory():

@@ -256,7 +256,8 @@ def test_the_fused_kernel_stays_while_nobody_asks_for_scores_or_weights():
         ({"taps": []}, "taps= is empty"),
         ({"layers": [3]}, "unknown layer 3. Choose from: 0, 1, 2"),
         ({"layers": ["0"]}, "unknown layer '0'"),
-        ({"n_candidates": 0}, "n_candidates must be at least 1"),
+        ({"n_candidates": 0}, "n_candidates must be a whole number of at least 1, got 0"),
+        ({"n_candidates": 2.5}, "n_candidates must be a whole number of at least 1, got 2.5"),
         ({"memory_limit": "much"}, "cannot read 'much' as a size"),
     ],
 )
@@ -278,6 +279,10 @@ def test_the_size_is_stated_before_the_run_and_true_after_it(caplog):
     assert {name: trace[name].nbytes for name in trace.data_vars} == size.by_variable
     assert trace.attrs["bytes_planned"] == size.total
     assert f"recording takes at most {format_bytes(size.total)}" in caplog.text
+    once = lv.record_forward(lm, [1, 2, 3])
+    assert lv.recording_size(lm, [1, 2, 3], 0).total == once.attrs["bytes_planned"]
+    with pytest.raises(ValueError, match="max_new_tokens must be at least 1, got -3"):
+        lv.recording_size(lm, [1, 2, 3], -3)
 
 
 def test_a_recording_over_its_limit_is_refused_before_it_runs():
@@ -304,8 +309,10 @@ def test_sizes_are_read(text, size):
 
 
 def test_sizes_are_written():
-    assert [format_bytes(n) for n in (999, 1500, 2_000_000, 18_000_000_000, 10**13)] == [
-        "999 B", "1.5 kB", "2.0 MB", "18.0 GB", "10000.0 GB",
+    numbers = (0, 999, 1500, 999_949, 999_950, 2_000_000, 999_999_999, 18_000_000_000, 10**13)
+    assert [format_bytes(n) for n in numbers] == [
+        "0 B", "999 B", "1.5 kB", "999.9 kB", "1.0 MB", "2.0 MB", "1.0 GB", "18.0 GB",
+        "10000.0 GB",
     ]  # fmt: skip
 
 

@@ -285,6 +285,30 @@ def test_operating_changes_the_run_from_there_and_nothing_afterwards():
     assert np.array_equal(again.logits, plain.logits)
 
 
+def test_only_a_run_that_was_operated_on_says_so():
+    lm = random_model()
+    ids = random_ids(lm, 6)[0].tolist()
+    with surgery.operating(lm, surgery.drop, at=9, positions=[1]):
+        long, short = (lv.record(lm, ids, n_new, taps=["rms"]) for n_new in (8, 2))
+    assert (long.attrs["edited"], short.attrs["edited"]) == (["cache.drop"], [])
+
+
+def test_prompts_of_unequal_length_are_refused_before_anything_is_changed():
+    lm = random_model()
+    prompts = [random_ids(lm, length)[0].tolist() for length in (6, 4)]
+    with (
+        surgery.operating(lm, surgery.drop, at=6, positions=[1]),
+        pytest.raises(ValueError, match="run them one by one"),
+    ):
+        lv.record(lm, prompts, 8)
+    with surgery.operating(lm, surgery.drop, at=6, positions=[1]):
+        together = lv.record(lm, [prompts[0], prompts[0][::-1]], 8, taps=["attention_weights"])
+        alone = lv.record(lm, prompts[0], 8, taps=["attention_weights"])
+    first = lv.select_prompt(together, 0)
+    assert close(np.nan_to_num(first.attention_weights), np.nan_to_num(alone.attention_weights))
+    assert together.attrs["edited"] == alone.attrs["edited"] == ["cache.drop"]
+
+
 def test_a_window_that_moves_along_holds_only_its_size():
     lm = random_model()
     ids = random_ids(lm, 6)[0].tolist()

@@ -380,7 +380,7 @@ def test_of_a_long_prompt_the_newest_rows_are_sent(lm, monkeypatch):
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0"),
         ({"max_new_tokens": 2.5}, "max_new_tokens must be a whole number, got 2.5"),
         ({"max_new_tokens": None}, "max_new_tokens must be a whole number, got None"),
-        ({"temperature": -1}, "temperature must be 0 or more, got -1"),
+        ({"temperature": -1}, "temperature must be finite and 0 or more, got -1"),
         ({"temperature": None}, "temperature must be a number, got None"),
         ({"seed": None}, "seed must be a whole number, got None"),
         ({"tokens_per_second": 0}, "tokens_per_second must be above 0"),

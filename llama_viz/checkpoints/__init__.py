@@ -25,6 +25,7 @@ from llama_viz.checkpoints.loaded import LoadedCheckpoint, one_line
 from llama_viz.errors import CheckpointError, unknown_name
 from llama_viz.files import data_folder, written_whole
 from llama_viz.language_model import LanguageModel
+from llama_viz.model import check_weight_type
 from llama_viz.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -94,8 +95,10 @@ def load(
     reads the heads and neurons of one process alone: such a model is one among several that add up
     what they compute (llama_viz.parallel).
 
-    Raises CheckpointError for files that cannot be loaded, ValueError for unknown names or devices.
+    Raises CheckpointError for files that cannot be loaded, ValueError for unknown names or devices
+    and for a dtype without a point.
     """
+    check_weight_type(dtype)
     embedded = str(source) in EMBEDDED
     fetched = fetching.cached(str(source))
     path = data_folder() / f"{source}.safetensors" if embedded else Path(source).expanduser()
@@ -171,7 +174,11 @@ def save_checkpoint(
     transformers.AutoModelForCausalLM opens; "meta" is a folder as in Meta's release; "llama2c" is a
     .bin that llama2.c runs; "gguf" is a file that llama.cpp runs. dtype None keeps the type of the
     weights. What is written is whole or not there.
+
+    Raises ValueError for an unknown format, a dtype without a point, and where the format cannot
+    say what the model does.
     """
+    check_weight_type(dtype)
     writers: dict[str, Callable[..., None]] = {
         "llama_viz": _save_native,
         "huggingface": _save_huggingface,
@@ -265,9 +272,13 @@ def _save_meta(lm: LanguageModel, path: Path, dtype: torch.dtype | None) -> None
 def _save_gguf(lm: LanguageModel, path: Path, dtype: torch.dtype | None) -> None:
     from llama_viz.checkpoints.gguf_writing import KIND_OF_DTYPE, save_gguf
 
-    if (dtype or lm.dtype) not in KIND_OF_DTYPE:
-        raise ValueError(f"a GGUF file holds float32, float16 or bfloat16 weights, not {dtype}")
-    save_gguf(lm, path, kind=KIND_OF_DTYPE[dtype or lm.dtype])
+    stored = dtype or lm.dtype
+    if stored not in KIND_OF_DTYPE:
+        raise ValueError(
+            f"a GGUF file holds float32, float16 or bfloat16 weights, not {stored}; choose one of "
+            "them with dtype="
+        )
+    save_gguf(lm, path, kind=KIND_OF_DTYPE[stored])
 
 
 def _save_llama2c(lm: LanguageModel, path: Path, dtype: torch.dtype | None) -> None:

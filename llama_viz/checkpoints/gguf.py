@@ -115,10 +115,11 @@ def load(
     Raises CheckpointError for damaged files, other architectures, and unknown kinds of weights.
     """
     header = read_header(path)
-    architecture = header.metadata.get("general.architecture")
+    # As a text: in a damaged file a list may stand there.
+    architecture = shown(header.metadata.get("general.architecture"))
     if architecture != ARCHITECTURE:
         raise CheckpointError(
-            f"{path}: its architecture is {shown(architecture)!r}, expected {ARCHITECTURE!r}"
+            f"{path}: its architecture is {architecture!r}, expected {ARCHITECTURE!r}"
         )
     tensors = dict(header.tensors)
     divisors = tensors.pop(ROPE_DIVISORS, None)
@@ -141,7 +142,7 @@ def read_header(path: Path) -> Header:
     """The metadata and the places of the tensors, with every size checked against the file's.
 
     Written out here because gguf.GGUFReader believes the counts in a file: one that promises 2^60
-    numbers keeps it busy until the memory is full.
+    numbers keeps it busy until the memory is full. Raises CheckpointError for what is damaged.
     """
     try:
         size = path.stat().st_size
@@ -299,14 +300,14 @@ def _config(path: Path, header: Header, divisors: Tensor | None) -> ModelConfig:
 
 
 def _scaling(path: Path, fields: _Fields, divisors: Tensor | None) -> RopeScaling | None:
-    kind = fields.metadata.get(f"{ARCHITECTURE}.rope.scaling.type", "none")
+    kind = shown(fields.metadata.get(f"{ARCHITECTURE}.rope.scaling.type", "none"))
     # Files older than scaling.type say the factor of a linear scaling alone.
     factor = fields.real("rope.scale_linear", 1.0)
     if kind == "linear":
         factor = fields.real("rope.scaling.factor", 1.0)
     elif kind != "none":
         raise CheckpointError(
-            f"{path}: scales its rotary positions by {shown(kind)!r}; "
+            f"{path}: scales its rotary positions by {kind!r}; "
             f"known are none, linear and the divisors of {ROPE_DIVISORS}"
         )
     if divisors is not None:

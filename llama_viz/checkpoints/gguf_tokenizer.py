@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from llama_viz.checkpoints.loaded import shown
 from llama_viz.errors import CheckpointError
 from llama_viz.tokenizer import Settings, Tokenizer
 from llama_viz.tokenizers.byte_pair import BytePairTokenizer, byte_level_file
@@ -59,10 +60,11 @@ def tokenizer_from_metadata(path: Path, metadata: Mapping[str, Any]) -> Tokenize
 
     Raises CheckpointError where it is damaged.
     """
-    kind = metadata.get("tokenizer.ggml.model")
-    splitter = metadata.get("tokenizer.ggml.pre", "gpt-2")
-    if kind is None or "tokenizer.ggml.tokens" not in metadata:
+    if not {"tokenizer.ggml.model", "tokenizer.ggml.tokens"} <= metadata.keys():
         return None
+    # As texts: in a damaged file lists may stand there.
+    kind = shown(metadata["tokenizer.ggml.model"])
+    splitter = shown(metadata.get("tokenizer.ggml.pre", "gpt-2"))
     unknown = None
     if kind not in ("llama", "gpt2"):
         unknown = f"of the kind {kind!r} (known: llama, gpt2)"

@@ -59,7 +59,10 @@ def save_gguf(lm: LanguageModel, path: str | Path, *, kind: str = "F32") -> None
 
 
 def bytes_of_kind(kind: str, n_weights: int) -> int:
-    """How many bytes so many weights take, the scales of their blocks included."""
+    """How many bytes so many weights take, the scales of their blocks included.
+
+    Raises ValueError for an unknown kind.
+    """
     if kind not in KINDS:
         raise unknown_name("kind of weights", kind, KINDS)
     in_block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]

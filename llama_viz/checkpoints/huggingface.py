@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from llama_viz.checkpoints.loaded import (
     LoadedCheckpoint,
     build_model,
+    dtype_name,
     expected_shapes,
     one_line,
     read_json,
@@ -340,7 +341,7 @@ def _description(lm: LanguageModel, dtype: torch.dtype) -> dict[str, Any]:
         "mlp_bias": False,
         "bos_token_id": None if lm.tokenizer is None else lm.tokenizer.bos_id,
         "eos_token_id": None if lm.tokenizer is None else lm.tokenizer.eos_id,
-        "torch_dtype": str(dtype).removeprefix("torch."),
+        "torch_dtype": dtype_name(dtype),
     }
 
 

@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from llama_viz.checkpoints.loaded import LoadedCheckpoint, build_model, one_line, shown
+from llama_viz.checkpoints.loaded import (
+    LoadedCheckpoint,
+    build_model,
+    dtype_name,
+    one_line,
+    shown,
+)
 from llama_viz.checkpoints.pickled import check_tensor, load_pickled, pickle_bytes
 from llama_viz.checkpoints.rope_layout import INTERLEAVED
 from llama_viz.config import ModelConfig
@@ -256,7 +262,7 @@ def _load_pt(
     model = build_model(
         path, config, shapes, stored.__getitem__, device=device, dtype=dtype, share=share
     )
-    kind = str(stored["embedding.weight"].dtype).removeprefix("torch.")
+    kind = dtype_name(stored["embedding.weight"].dtype)
     return LoadedCheckpoint(model, None, _notes(kind, None))
 
 
@@ -280,7 +286,7 @@ def _pt_config(path: Path, sizes: dict[str, Any], stored: dict[str, Tensor]) -> 
             norm_eps=sizes.get("norm_eps", 1e-5),
             tied_embeddings=tied,
         )
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+    except (LookupError, TypeError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(
             f"{path}: its model_args cannot be used: {one_line(error)}"
         ) from error

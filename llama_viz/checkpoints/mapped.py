@@ -42,6 +42,7 @@ class StoredTensors:
         """One tensor, a view of the file. When it is let go of, its pages leave the memory.
 
         The file is opened anew each time: a mapping holds on to every page that was ever read.
+        Raises CheckpointError where it is damaged.
         """
         try:
             with safe_open(self.path, framework="pt") as file:

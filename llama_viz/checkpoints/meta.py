@@ -201,7 +201,7 @@ def _shard_files(folder: Path) -> list[Path]:
         if (match := SHARD.fullmatch(file.name)) is not None
     )
     if not numbered:
-        raise CheckpointError(f"{folder / 'consolidated.00.pth'}: is missing")
+        raise CheckpointError(f"{folder / FIRST_SHARD}: is missing")
     for expected, (number, file) in enumerate(numbered):
         if number != expected:
             missing = f"consolidated.{expected:02}.pth"

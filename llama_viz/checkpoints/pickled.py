@@ -13,13 +13,11 @@ from llama_viz.checkpoints.loaded import one_line, shown
 from llama_viz.errors import CheckpointError
 
 
-def is_pickled(path: Path) -> bool:
-    """Whether the file is a zip file with a pickle in it, as torch.save writes them."""
-    return pickle_bytes(path) is not None
-
-
 def pickle_bytes(path: Path) -> bytes | None:
-    """The pickle inside, unread: what is stored can be told from its names. None where none is."""
+    """The pickle in a zip file, as torch.save writes them, unread; None where there is none.
+
+    What is stored can be told from the names in it.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if name.endswith("/data.pkl")]

@@ -3,9 +3,9 @@
 `forward` is one pass by formula and `count` the same pass of a real model, counted while it runs;
 `generation` is all steps of a text. `most_held` is the memory that any computation needs at once,
 `step_times` how long a step takes with a KV cache and without, `fit_steps` a curve for each.
-`memory` and its companions say what fits where, `DEVICES` and
-`measure_device` how fast it can go there, `memory_per_arithmetic` what Shazeer (2019) derived.
-`one_or_many` and `decode_seconds` time the memory wall on this machine.
+`memory` and its companions say what fits where, `DEVICES` and `measure_device` how fast it can go
+there, `memory_per_arithmetic` what Shazeer (2019) derived. `one_or_many` and
+`decode_seconds` time the memory wall on this machine.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ class Device:
         """Operations per second that the roofline allows at an arithmetic intensity.
 
         The lesser of the peak and intensity x bytes per second (Williams, Waterman and Patterson
-        2009).
+        2009). Raises ValueError for an intensity below 0, and as peak() does.
         """
         if intensity < 0:
             raise ValueError(f"arithmetic intensity must be 0 or more, got {intensity!r}")
@@ -143,6 +143,8 @@ def measure_device(device: torch.device | str | None = None, *, seconds: float =
     device is the CPU unless given. Each figure is the median of several runs, its lowest and
     highest stand in `spread`; all together take about `seconds`. PyTorch's own products are timed,
     with the threads that it is set to use. A type that the device cannot multiply is left out.
+
+    Raises ValueError unless seconds is finite and above 0.
     """
     import torch
 

@@ -133,7 +133,10 @@ class Costs:
         )
 
     def part(self, name: str) -> Cost:
-        """All operations of one part: embedding, attention, feed_forward or output."""
+        """All operations of one part: embedding, attention, feed_forward or output.
+
+        Raises ValueError for another name.
+        """
         if name not in PARTS.values():
             raise unknown_name("part", name, dict.fromkeys(PARTS.values()))
         return total((row for row in self.rows if row.part == name), name)
