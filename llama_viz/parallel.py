@@ -121,7 +121,8 @@ def record_parallel(
         if as_it_goes:
             record(lm, prompt, progress=progress, path=path, **settings)
         else:
-            save_trace(record(lm, prompt, progress=progress, **settings), path)
+            with written_whole(path) as unfinished:  # a place that cannot be is told at once
+                save_trace(record(lm, prompt, progress=progress, **settings), unfinished)
     else:
         _device(device, 0, n_ranks)
         with (
