@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from llama_viz.chat import chat_ids
+from llama_viz.errors import whole_number
 from llama_viz.files import checksum
 
 if TYPE_CHECKING:
@@ -97,8 +99,9 @@ class LanguageModel:
 
         Raises ValueError where it is empty, longer than the context, or holds an unknown id.
         """
-        ids = self.encode(prompt) if isinstance(prompt, str) else _whole_numbers(prompt)
-        if not ids or prompt == "":
+        is_text = isinstance(prompt, str)
+        ids = self.encode(str(prompt)) if is_text else whole_numbers(prompt)
+        if not ids or (is_text and not prompt):
             raise ValueError("the prompt is empty; give at least one character or one token id")
         if len(ids) > self.config.max_seq_len:
             raise ValueError(
@@ -138,9 +141,18 @@ class LanguageModel:
         return self.tokenizer
 
 
-def _whole_numbers(ids: Any) -> list[int]:
-    """A flat list of ids from a list, an array or a tensor."""
-    ids = ids.tolist() if hasattr(ids, "tolist") else list(ids)
-    if any(isinstance(token_id, bool) or not isinstance(token_id, int) for token_id in ids):
-        raise ValueError("a prompt of ids must be a flat list of whole numbers")
-    return ids
+def whole_numbers(ids: Any, what: str = "a prompt") -> list[int]:
+    """A flat list of ids from a list, an array or a tensor, or from numbers of theirs in a list.
+
+    Raises ValueError, with what they are for, where they are something else.
+    """
+    found = ids.tolist() if hasattr(ids, "tolist") else ids
+    # The bytes of a text would pass for ids.
+    if isinstance(found, (str, bytes, bytearray)) or not isinstance(found, Iterable):
+        raise ValueError(
+            f"{what} of ids must be a flat list of whole numbers, got {type(ids).__name__}"
+        )
+    try:
+        return [whole_number("an id", token_id) for token_id in found]
+    except ValueError as error:
+        raise ValueError(f"{what} of ids must be a flat list of whole numbers: {error}") from error

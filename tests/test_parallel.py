@@ -20,7 +20,7 @@ import torch
 import xarray as xr
 
 import llama_viz as lv
-from llama_viz import cli
+from llama_viz import cli, parallel
 from llama_viz.checkpoints.loaded import expected_shapes
 from llama_viz.model import Attention, FeedForward
 from llama_viz.parallel import SpreadLlama, record_parallel
