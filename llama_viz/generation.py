@@ -13,7 +13,7 @@ from torch import Tensor
 
 from llama_viz.errors import warn, whole_number
 from llama_viz.kv_cache import KVCache
-from llama_viz.language_model import whole_numbers
+from llama_viz.language_model import check_weights, whole_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -192,15 +192,6 @@ def check_new_tokens(max_new_tokens: int) -> int:
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
     return max_new_tokens
-
-
-def check_weights(lm: LanguageModel) -> None:
-    """Raise ValueError where a model has shapes alone and nothing to compute with."""
-    if lm.device.type == "meta":
-        raise ValueError(
-            f"{lm.name} was opened by its shapes alone, on the device 'meta', and cannot run; "
-            "load it on another device"
-        )
 
 
 def forced_ids(lm: LanguageModel, forced: Sequence[int], max_new_tokens: int) -> list[int]:

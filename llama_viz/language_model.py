@@ -141,6 +141,15 @@ class LanguageModel:
         return self.tokenizer
 
 
+def check_weights(lm: LanguageModel) -> None:
+    """Raise ValueError where a model has shapes alone, and nothing to compute with or to save."""
+    if lm.device.type == "meta":
+        raise ValueError(
+            f"{lm.name} was opened by its shapes alone, on the device 'meta': it has no weights; "
+            "load it on another device"
+        )
+
+
 def whole_numbers(ids: Any, what: str = "a prompt") -> list[int]:
     """A flat list of ids from a list, an array or a tensor, or from numbers of theirs in a list.
 

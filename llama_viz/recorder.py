@@ -30,7 +30,6 @@ from llama_viz.generation import (
     Sampling,
     Step,
     check_new_tokens,
-    check_weights,
     finish,
     forced_ids,
     is_several,
@@ -38,6 +37,7 @@ from llama_viz.generation import (
     run_steps,
 )
 from llama_viz.kv_cache import KVCache
+from llama_viz.language_model import check_weights
 from llama_viz.model import causal_mask
 from llama_viz.taps import Norm, Place, find_places, norms, places
 from llama_viz.trace import VARIABLES, build, region

@@ -156,6 +156,29 @@ def test_a_checkpoint_that_does_not_fit_itself_is_refused(saved, change, message
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn, "float16"])
+def test_a_type_that_cannot_hold_weights_is_refused(dtype, saved, tmp_path):
+    lm, path = saved
+    with pytest.raises(ValueError, match="unknown dtype .*Choose from: torch.float32, torch.float"):
+        lv.load(path, dtype=dtype)
+    for format in ("llama_viz", "huggingface", "meta"):
+        with pytest.raises(ValueError, match="unknown dtype"):
+            lv.save_checkpoint(lm, tmp_path / "other", format=format, dtype=dtype)
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_model_of_shapes_alone_is_not_saved(saved, tmp_path):
+    with pytest.raises(ValueError, match="opened by its shapes alone"):
+        lv.save_checkpoint(lv.load(saved[1], device="meta"), tmp_path / "other.safetensors")
+    assert not (tmp_path / "other.safetensors").exists()
+
+
+def test_an_empty_name_is_not_the_folder_one_is_in(saved, monkeypatch):
+    monkeypatch.chdir(saved[1].parent)
+    with pytest.raises(ValueError, match="the model's name is empty"):
+        lv.load("")
+
+
 def test_names_and_paths_that_are_not_there(tmp_path):
     with pytest.raises(
         ValueError, match="unknown model 'gqq'. Did you mean 'gqa'. Choose from: mha,"

@@ -24,7 +24,7 @@ from llama_viz import fetching
 from llama_viz.checkpoints.loaded import LoadedCheckpoint, one_line
 from llama_viz.errors import CheckpointError, unknown_name
 from llama_viz.files import data_folder, written_whole
-from llama_viz.language_model import LanguageModel
+from llama_viz.language_model import LanguageModel, check_weights
 from llama_viz.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from llama_viz.shares import Share
 
 EMBEDDED = ("mha", "gqa", "mqa", "gqa-mean")  # the last is MHA with its heads pooled, trained on
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 TOKENIZER_NAME = "tokenizer.model"
 TOKENIZER_NAMES = (TOKENIZER_NAME, "tokenizer.json", "tokenizer.bin")
 
@@ -96,6 +97,9 @@ def load(
 
     Raises CheckpointError for files that cannot be loaded, ValueError for unknown names or devices.
     """
+    _check_dtype(dtype)
+    if str(source) == "":  # it would be the folder that one happens to be in
+        raise ValueError("the model's name is empty; give a name or a path to a checkpoint")
     embedded = str(source) in EMBEDDED
     fetched = fetching.cached(str(source))
     path = data_folder() / f"{source}.safetensors" if embedded else Path(source).expanduser()
@@ -181,7 +185,15 @@ def save_checkpoint(
     }
     if format not in writers:
         raise unknown_name("format", format, writers)
+    _check_dtype(dtype)
+    check_weights(lm)
     writers[format](lm, Path(path).expanduser(), dtype)
+
+
+def _check_dtype(dtype: torch.dtype | None) -> None:
+    """Weights in another type, such as int8, would be cut off to it."""
+    if dtype is not None and dtype not in DTYPES:
+        raise unknown_name("dtype", dtype, DTYPES)
 
 
 def pick_device(device: torch.device | str | None = None) -> torch.device:
