@@ -65,7 +65,12 @@ def pick(trace: xr.Dataset, dim: str, value: Any) -> int:
 
 
 def config_of(trace: xr.Dataset) -> ModelConfig:
-    """The sizes of the model that was recorded."""
+    """The sizes of the model that was recorded; raises ValueError where the trace says none."""
+    if "config" not in trace.attrs:
+        raise ValueError(
+            "this dataset does not say the sizes of a model (attrs['config']): use a trace that "
+            "lv.record made; where it was computed from one, give it that one's attrs"
+        )
     return ModelConfig(**trace.attrs["config"])
 
 
