@@ -186,11 +186,11 @@ def finish(lm: LanguageModel, prompt_ids: list[int], steps: list[Step]) -> Gener
     return Generation(text, ids, new_ids, steps)
 
 
-def check_new_tokens(max_new_tokens: int) -> int:
-    """The number as an int; raises ValueError unless at least one token is asked for."""
-    max_new_tokens = whole_number("max_new_tokens", max_new_tokens)
+def check_new_tokens(max_new_tokens: int, name: str = "max_new_tokens") -> int:
+    """The number as an int; raises ValueError, by its name, unless it is at least one token."""
+    max_new_tokens = whole_number(name, max_new_tokens)
     if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+        raise ValueError(f"{name} must be at least 1, got {max_new_tokens}")
     return max_new_tokens
 
 
