@@ -1,6 +1,7 @@
 """Checkpoints: round trips, and files and names that cannot be loaded."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -189,6 +190,16 @@ def test_names_and_paths_that_are_not_there(tmp_path):
             lv.load(absent)
     with pytest.raises(lv.CheckpointError, match="holds no .safetensors file"):
         lv.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "model.safetensors", "consolidated.00.pth", "stories.bin", "x.gguf"]
+)
+def test_a_pipe_is_not_waited_for(name, tmp_path):
+    os.mkfifo(tmp_path / name)
+    for path in (tmp_path, tmp_path / name):
+        with pytest.raises(lv.CheckpointError, match=f"{name}: is not an ordinary file"):
+            lv.load(path)
 
 
 def test_a_folder_with_two_checkpoints_is_refused(saved, tmp_path):

@@ -131,6 +131,7 @@ def detect(path: Path) -> tuple[Format, Path]:
     Raises CheckpointError for an unknown format, and for a folder with two checkpoints.
     """
     if not path.is_dir():
+        _check_ordinary(path)
         for known in FORMATS:
             if known.recognizes(path):
                 return known, path
@@ -142,9 +143,13 @@ def detect(path: Path) -> tuple[Format, Path]:
             f"({', '.join(known.name for known in FORMATS)})"
         )
     try:
-        files = sorted(file for file in path.iterdir() if file.is_file())
+        inside = sorted(path.iterdir())
+        files = [file for file in inside if file.is_file()]
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+    for file in inside:
+        if file.suffix in (".json", *(suffix for known in FORMATS for suffix in known.suffixes)):
+            _check_ordinary(file)
     places = [path, *(file for file in files if file.name not in TOKENIZER_NAMES)]
     found = [(known, place) for known in FORMATS for place in places if known.recognizes(place)]
     names = list(dict.fromkeys(known.name for known, _ in found))
@@ -188,6 +193,12 @@ def save_checkpoint(
     _check_dtype(dtype)
     check_weights(lm)
     writers[format](lm, Path(path).expanduser(), dtype)
+
+
+def _check_ordinary(path: Path) -> None:
+    """A pipe or a device is not read: that could wait for ever, or never come to an end."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise CheckpointError(f"{path}: is not an ordinary file")
 
 
 def _check_dtype(dtype: torch.dtype | None) -> None:
