@@ -68,7 +68,12 @@ def _is_whole(value: Any) -> bool:
 
 
 def config_of(trace: xr.Dataset) -> ModelConfig:
-    """The sizes of the model that was recorded."""
+    """The sizes of the model that was recorded; raises ValueError where the trace says none."""
+    if "config" not in trace.attrs:
+        raise ValueError(
+            "this dataset does not say the sizes of a model (attrs['config']): use a trace that "
+            "lv.record made; where it was computed from one, give it that one's attrs"
+        )
     return ModelConfig(**trace.attrs["config"])
 
 

@@ -85,9 +85,11 @@ class ModelConfig:
     rope_scaling: RopeScaling | None = None
 
     def __post_init__(self) -> None:
+        for name in ("n_layers", "n_heads", "dim", "vocab_size"):  # the others come from these
+            _check_count(name, getattr(self, name))
         derived = {
             "n_kv_heads": self.n_heads,
-            "head_dim": self.dim // max(self.n_heads, 1),
+            "head_dim": self.dim // self.n_heads,
             "hidden_dim": round_up(8 * self.dim // 3, 256),
         }
         for name, value in derived.items():

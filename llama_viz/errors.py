@@ -6,6 +6,7 @@ import warnings
 from contextlib import contextmanager
 from contextvars import ContextVar
 from difflib import get_close_matches
+from operator import index
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,9 +28,19 @@ class MemoryLimitError(ValueError):
 def unknown_name(kind: str, name: object, choices: Iterable[object], note: str = "") -> ValueError:
     """The one error for a name that is not known: says the name, a guess and the choices."""
     names = [str(choice) for choice in choices]
-    near = get_close_matches(str(name), names, n=1)
-    guess = f" Did you mean {near[0]!r}?" if near else ""
+    near = get_close_matches(name, names, n=1) if isinstance(name, str) else []
+    guess = f" Did you mean {near[0]!r}?" if near and near[0] != name else ""
     return ValueError(f"unknown {kind} {name!r}.{guess} Choose from: {', '.join(names)}{note}")
+
+
+def whole_number(name: str, value: object) -> int:
+    """A whole number of Python, numpy or torch as an int; raises ValueError for another thing."""
+    if not isinstance(value, bool):
+        try:
+            return index(value)  # type: ignore[arg-type]
+        except TypeError:
+            pass
+    raise ValueError(f"{name} must be a whole number, got {value!r}")
 
 
 _collecting: ContextVar[list[str] | None] = ContextVar("collecting", default=None)

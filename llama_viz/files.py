@@ -8,11 +8,12 @@ import os
 import platform
 import tempfile
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
 DATA_VARIABLE = "LLAMA_VIZ_DATA"
 
@@ -22,14 +23,18 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     """Give a path to write to, and move it to `path` when the block ends without an error.
 
     After an error or an interrupt nothing is left behind, and an older file stays as it was.
+
+    Raises OSError, before the block begins, where no file can be put there.
     """
     path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"cannot write {path}: the folder {path.parent} does not exist")
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    handle, name = _made_beside(path, partial(tempfile.mkstemp, suffix=path.suffix))
     os.close(handle)
     unfinished = Path(name)
     try:
+        if path.is_dir():
+            raise IsADirectoryError(f"cannot write {path}: a folder of that name is there")
+        if path.exists() and not path.is_file():  # a device, which would be replaced by a file
+            raise FileExistsError(f"cannot write {path}: it is not an ordinary file")
         yield unfinished
         mask = os.umask(0)
         os.umask(mask)
@@ -49,20 +54,34 @@ def folder_written_whole(path: str | Path, replaceable: Collection[str]) -> Iter
     Raises FileExistsError where another file or folder is in the way.
     """
     path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"cannot write {path}: the folder {path.parent} does not exist")
-    if path.exists() and not path.is_dir():
-        raise FileExistsError(f"cannot write the folder {path}: a file of that name is there")
-    others = [inside.name for inside in path.glob("*") if inside.name not in replaceable]
-    if others:
-        raise FileExistsError(f"cannot write {path}: it holds {min(others)}; choose a new folder")
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as name:
+    with _made_beside(path, tempfile.TemporaryDirectory) as name:
+        if path.exists() and not path.is_dir():
+            raise FileExistsError(f"cannot write the folder {path}: a file of that name is there")
+        others = [inside.name for inside in path.glob("*") if inside.name not in replaceable]
+        if others:
+            raise FileExistsError(
+                f"cannot write {path}: it holds {min(others)}; choose a new folder"
+            )
         unfinished, replaced = Path(name) / "new", Path(name) / "old"
         unfinished.mkdir()
         yield unfinished
         if path.exists():
             path.rename(replaced)
         unfinished.rename(path)
+
+
+def _made_beside(path: Path, make: Callable[..., Any]) -> Any:
+    """What is written before it is moved to the path; an error names the path, not what is hidden.
+
+    Where the disk is full or nobody may write there, it is said before any work is done.
+    """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {path}: the folder {path.parent} does not exist")
+    try:
+        return make(prefix=f".{path.name}.", dir=path.parent)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise type(error)(f"cannot write {path}: {reason}") from error
 
 
 def checksum(path: Path) -> str:

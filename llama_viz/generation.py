@@ -5,14 +5,15 @@ from __future__ import annotations
 import codecs
 import time
 from dataclasses import dataclass, field
-from numbers import Integral
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from llama_viz.errors import warn
+from llama_viz.errors import warn, whole_number
 from llama_viz.kv_cache import KVCache
+from llama_viz.language_model import check_weights, whole_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -35,12 +36,21 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        # Plain numbers from numpy's: a trace says them, and is saved with them.
+        for name in ("temperature", "top_p"):
+            number = getattr(self, name)
+            if isinstance(number, bool) or not isinstance(number, Real):
+                raise ValueError(f"{name} must be a number, got {number!r}")
+            object.__setattr__(self, name, float(number))
+        for name in ("top_k", "seed"):
+            if name == "seed" or self.top_k is not None:
+                object.__setattr__(self, name, whole_number(name, getattr(self, name)))
+        if not -(2**63) <= self.seed < 2**64:
+            raise ValueError(f"seed must be from -2^63 to 2^64 - 1, got {self.seed}")
         if not 0 <= self.temperature < float("inf"):
             raise ValueError(f"temperature must be finite and 0 or more, got {self.temperature!r}")
-        if self.top_k is not None and not (isinstance(self.top_k, Integral) and self.top_k >= 1):
-            raise ValueError(
-                f"top_k must be None or a whole number of at least 1, got {self.top_k!r}"
-            )
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k must be None or at least 1, got {self.top_k!r}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p!r}")
 
@@ -51,8 +61,10 @@ class Sampling:
             only = torch.zeros_like(logits)
             only[logits.argmax()] = 1.0
             return only
-        # Subtracting the largest first keeps a tiny temperature from overflowing.
-        logits = (logits - logits.max()) / self.temperature
+        # Subtracting the largest first keeps a tiny temperature from overflowing; one that float32
+        # would take for 0 is its smallest.
+        smallest = torch.finfo(logits.dtype).tiny
+        logits = (logits - logits.max()) / max(self.temperature, smallest)
         if self.top_k is not None and self.top_k < len(logits):
             kept = logits.topk(self.top_k).indices
             masked = torch.full_like(logits, float("-inf"))
@@ -61,7 +73,7 @@ class Sampling:
         if self.top_p < 1:
             ordered, order = probabilities.sort(descending=True, stable=True)
             before = ordered.cumsum(dim=-1) - ordered
-            ordered = torch.where(before < self.top_p, ordered, 0.0)
+            ordered = torch.where(before < max(self.top_p, smallest), ordered, 0.0)
             probabilities = torch.zeros_like(probabilities).index_copy(0, order, ordered)
             probabilities = probabilities / probabilities.sum()
         return probabilities
@@ -71,7 +83,13 @@ class Sampling:
         if self.temperature == 0:
             return int(logits.argmax())
         # Drawn on the CPU, so that one seed gives one text on every device.
-        return int(torch.multinomial(self.distribution(logits).cpu(), 1, generator=generator))
+        probabilities = self.distribution(logits).cpu()
+        if probabilities.isnan().any():
+            raise ValueError(
+                "the logits hold NaN, so nothing can be drawn from them: the weights hold NaN, or "
+                "what they compute is too large for its type"
+            )
+        return int(torch.multinomial(probabilities, 1, generator=generator))
 
 
 @dataclass(frozen=True)
@@ -168,18 +186,18 @@ def finish(lm: LanguageModel, prompt_ids: list[int], steps: list[Step]) -> Gener
     return Generation(text, ids, new_ids, steps)
 
 
-def check_new_tokens(max_new_tokens: int) -> None:
-    """Raise ValueError unless at least one token is asked for."""
-    if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int):
-        raise ValueError(f"max_new_tokens must be a whole number, got {max_new_tokens!r}")
+def check_new_tokens(max_new_tokens: int, name: str = "max_new_tokens") -> int:
+    """The number as an int; raises ValueError, by its name, unless it is at least one token."""
+    max_new_tokens = whole_number(name, max_new_tokens)
     if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+        raise ValueError(f"{name} must be at least 1, got {max_new_tokens}")
+    return max_new_tokens
 
 
 def forced_ids(lm: LanguageModel, forced: Sequence[int], max_new_tokens: int) -> list[int]:
     """The ids to force, checked; raises ValueError for unknown ids, or more than are written."""
-    forced = forced if hasattr(forced, "tolist") else list(forced)  # a text is no list of ids
-    ids = lm.prompt_ids(forced) if len(forced) else []
+    ids = whole_numbers(forced, "forced=")
+    ids = lm.prompt_ids(ids) if ids else []
     if len(ids) > max_new_tokens:
         raise ValueError(
             f"{len(ids)} tokens are forced and max_new_tokens is {max_new_tokens}; raise it"
@@ -208,7 +226,8 @@ def _steps(
     forced: Sequence[int],
 ) -> Iterator[Step]:
     """Check the request at once, then hand out the steps."""
-    check_new_tokens(max_new_tokens)
+    check_weights(lm)
+    max_new_tokens = check_new_tokens(max_new_tokens)
     forced = forced_ids(lm, forced, max_new_tokens)
     cache = None
     if use_cache:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from llama_viz.config import ModelConfig
+from llama_viz.errors import MemoryLimitError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -226,4 +228,11 @@ class KVCache:
         """Room for the keys and the values of a layer."""
         shape = (2, self.batch_size, self.config.n_kv_heads, self.capacity, self.config.head_dim)
         dtype, device = self._dtype or like.dtype, self._device or like.device
-        return torch.zeros(shape, dtype=dtype, device=device)
+        try:
+            return torch.zeros(shape, dtype=dtype, device=device)
+        except RuntimeError as error:  # on every device another kind of it
+            n_bytes = self.config.n_layers * math.prod(shape) * dtype.itemsize
+            raise MemoryLimitError(
+                f"there is no room for a KV cache of {self.capacity} positions ({n_bytes:,} "
+                "bytes); write fewer tokens"
+            ) from error

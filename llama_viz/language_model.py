@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from llama_viz.chat import chat_ids
+from llama_viz.errors import whole_number
 from llama_viz.files import checksum
 
 if TYPE_CHECKING:
@@ -98,8 +99,9 @@ class LanguageModel:
 
         Raises ValueError where it is empty, longer than the context, or holds an unknown id.
         """
-        ids = self.encode(prompt) if isinstance(prompt, str) else _whole_numbers(prompt)
-        if not ids or prompt == "":
+        is_text = isinstance(prompt, str)
+        ids = self.encode(str(prompt)) if is_text else whole_numbers(prompt)
+        if not ids or (is_text and not prompt):
             raise ValueError("the prompt is empty; give at least one character or one token id")
         if len(ids) > self.config.max_seq_len:
             raise ValueError(
@@ -139,13 +141,27 @@ class LanguageModel:
         return self.tokenizer
 
 
-def _whole_numbers(ids: Any) -> list[int]:
-    """A flat list of ids from a list, an array or a tensor."""
-    found = ids.tolist() if hasattr(ids, "tolist") else list(ids)
-    for token_id in found:
-        if isinstance(token_id, bool) or not isinstance(token_id, Integral):
-            raise ValueError(
-                "a prompt of ids must be a flat list of whole numbers, this one holds a "
-                f"{type(token_id).__name__}"
-            )
-    return [int(token_id) for token_id in found]
+def check_weights(lm: LanguageModel) -> None:
+    """Raise ValueError where a model has shapes alone, and nothing to compute with or to save."""
+    if lm.device.type == "meta":
+        raise ValueError(
+            f"{lm.name} was opened by its shapes alone, on the device 'meta': it has no weights; "
+            "load it on another device"
+        )
+
+
+def whole_numbers(ids: Any, what: str = "a prompt") -> list[int]:
+    """A flat list of ids from a list, an array or a tensor, or from numbers of theirs in a list.
+
+    Raises ValueError, with what they are for, where they are something else.
+    """
+    found = ids.tolist() if hasattr(ids, "tolist") else ids
+    # The bytes of a text would pass for ids.
+    if isinstance(found, (str, bytes, bytearray)) or not isinstance(found, Iterable):
+        raise ValueError(
+            f"{what} of ids must be a flat list of whole numbers, got {type(ids).__name__}"
+        )
+    try:
+        return [whole_number("an id", token_id) for token_id in found]
+    except ValueError as error:
+        raise ValueError(f"{what} of ids must be a flat list of whole numbers: {error}") from error

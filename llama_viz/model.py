@@ -10,9 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llama_viz.config import ModelConfig, RopeScaling, rotation_frequencies
-from llama_viz.errors import warn
+from llama_viz.errors import unknown_name, warn
 from llama_viz.kv_cache import KVCache, LayerCache
 from llama_viz.taps import Tap
+
+# What weights can be stored and computed in.
+WEIGHT_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 class RMSNorm(nn.Module):
@@ -267,11 +270,12 @@ class Llama(nn.Module):
 
 
 def check_weight_type(dtype: torch.dtype | None) -> None:
-    """Raise ValueError unless weights can be of this type: with a point, or None, as they are."""
-    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise ValueError(
-            f"weights need a floating-point torch.dtype such as torch.float16, got {dtype!r}"
-        )
+    """Raise ValueError unless weights can be of this type; None stands for the type they have.
+
+    In another type, such as int8, they would be cut off to it.
+    """
+    if dtype is not None and dtype not in WEIGHT_TYPES:
+        raise unknown_name("dtype", dtype, WEIGHT_TYPES)
 
 
 def initialize(model: Llama, generator: torch.Generator | None = None) -> Llama:

@@ -22,7 +22,7 @@ import threading
 import time
 import warnings
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,7 +121,8 @@ def record_parallel(
         if as_it_goes:
             record(lm, prompt, progress=progress, path=path, **settings)
         else:
-            save_trace(record(lm, prompt, progress=progress, **settings), path)
+            with written_whole(path) as unfinished:  # a place that cannot be is told at once
+                save_trace(record(lm, prompt, progress=progress, **settings), unfinished)
     else:
         _device(device, 0, n_ranks)
         with (
@@ -173,10 +174,11 @@ def _check(
     for name in ("taps", "layers"):
         if name in settings and not isinstance(given[name], (str, int, type(None))):
             settings[name] = given[name] = list(given[name])
-    check_new_tokens(given["max_new_tokens"])
-    Sampling(given["temperature"], given["top_k"], given["top_p"], given["seed"])
+    n_new = check_new_tokens(given["max_new_tokens"])
+    sampling = Sampling(given["temperature"], given["top_k"], given["top_p"], given["seed"])
+    settings |= {**asdict(sampling), "max_new_tokens": n_new}
     several: Any = prompt if is_several(prompt) else None
-    forced, n_new = given["forced"], given["max_new_tokens"]
+    forced = given["forced"]
     if several:
         ids_of_prompts(whole, several, n_new)
         settings["forced"] = forced_of_prompts(whole, forced, len(several), n_new)

@@ -47,7 +47,7 @@ def record_prompts(
     Raises ValueError where the longest prompt leaves no room in the context, or forced ids are not
     those of each prompt, MemoryLimitError where all traces together could pass memory_limit.
     """
-    check_new_tokens(max_new_tokens)
+    max_new_tokens = check_new_tokens(max_new_tokens)
     all_ids = ids_of_prompts(lm, prompts, max_new_tokens)
     all_forced = forced_of_prompts(lm, forced, len(prompts), max_new_tokens)
     longest = max(len(ids) for ids in all_ids)

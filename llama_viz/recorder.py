@@ -15,7 +15,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from numbers import Integral
+from numbers import Number
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -25,7 +25,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from llama_viz import __version__
-from llama_viz.errors import MemoryLimitError, unknown_name
+from llama_viz.errors import MemoryLimitError, unknown_name, whole_number
 from llama_viz.generation import (
     Sampling,
     Step,
@@ -37,6 +37,7 @@ from llama_viz.generation import (
     run_steps,
 )
 from llama_viz.kv_cache import KVCache
+from llama_viz.language_model import check_weights
 from llama_viz.model import causal_mask
 from llama_viz.taps import Norm, Place, find_places, norms, places
 from llama_viz.trace import VARIABLES, build, region
@@ -146,7 +147,7 @@ def record(
             forced, half_precision=half_precision, progress=progress,  # type: ignore[arg-type]
         )  # fmt: skip
     prompt_ids = lm.prompt_ids(prompt)  # type: ignore[arg-type]
-    check_new_tokens(max_new_tokens)
+    max_new_tokens = check_new_tokens(max_new_tokens)
 
     def run(folder: Path | None) -> Recorder:
         recorder = Recorder(
@@ -183,7 +184,7 @@ def record_steps(
     The hooks come off when the iterator ends, is closed, or is dropped.
     """
     prompt_ids = lm.prompt_ids(prompt)
-    check_new_tokens(max_new_tokens)
+    max_new_tokens = check_new_tokens(max_new_tokens)
     sampling = Sampling(temperature, top_k, top_p, seed)
     recorder = Recorder(
         lm, prompt, prompt_ids, max_new_tokens, taps, layers, memory_limit, n_candidates, sampling,
@@ -367,10 +368,9 @@ class _Plan:
         half_precision: bool = False,
     ) -> _Plan:
         config = lm.config
-        if not (isinstance(n_candidates, Integral) and n_candidates >= 1):
-            raise ValueError(
-                f"n_candidates must be a whole number of at least 1, got {n_candidates!r}"
-            )
+        n_candidates = whole_number("n_candidates", n_candidates)
+        if n_candidates < 1:
+            raise ValueError(f"n_candidates must be at least 1, got {n_candidates}")
         variables = _chosen("tap", taps, tuple(VARIABLES))
         kept_layers = _chosen("layer", layers, tuple(range(config.n_layers)))
         kept_norms = tuple(
@@ -464,6 +464,7 @@ class Recorder:
         half_precision: bool = False,
         folder: Path | None = None,
     ) -> None:
+        check_weights(lm)
         self.lm = lm
         self.plan = _Plan.make(
             lm, len(prompt_ids), max_new_tokens, taps, layers, n_candidates, half_precision
@@ -1033,7 +1034,7 @@ def _chosen(kind: str, names: Any, choices: tuple) -> tuple:
     """The choices that were named, in their own order; all for None."""
     if names is None:
         return choices
-    asked = [names] if isinstance(names, (str, int)) else list(names)
+    asked = [names] if isinstance(names, (str, Number)) else list(names)
     for name in asked:
         if name not in choices or isinstance(name, bool):
             raise unknown_name(kind, name, choices)

@@ -269,7 +269,7 @@ def compare_steps(
     answers its widgets in a thread beside the cells. Raises ValueError as compare() does.
     """
     ids = lm.prompt_ids(prompt)
-    check_new_tokens(max_new_tokens)
+    max_new_tokens = check_new_tokens(max_new_tokens)
     if len(ids) < 2:
         raise ValueError("the text needs at least two tokens: all but the last are in the cache")
     sampling = Sampling(temperature, top_k, top_p, seed)

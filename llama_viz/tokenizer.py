@@ -80,6 +80,8 @@ class Tokenizer(ABC):
         path = Path(path)
         data = read_small(path)
         try:
+            if path.suffix == ".json" and data.lstrip()[:1] != b"{":
+                raise CheckpointError("not a tokenizer.json: it does not begin with an object")
             return Tokenizer.from_bytes(data, settings_beside(path))
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from error

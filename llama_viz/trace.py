@@ -7,6 +7,7 @@ no model: a trace in a file can be explored with no weights at hand.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
@@ -204,7 +205,7 @@ def save_trace(trace: xr.Dataset, path: str | Path) -> None:
     packed = _map_texts(trace, json.dumps)
     packed.attrs = {
         "llama_viz_trace": FORMAT_VERSION,
-        "attributes": json.dumps(trace.attrs),
+        "attributes": json.dumps(trace.attrs, default=_plain),
     }
     compressed = {
         name: {"zlib": True, "complevel": 1, "shuffle": True}
@@ -215,6 +216,16 @@ def save_trace(trace: xr.Dataset, path: str | Path) -> None:
         packed.to_netcdf(unfinished, engine="h5netcdf", encoding=compressed)
 
 
+def _plain(value: Any) -> Any:
+    """What JSON can say of an attribute that somebody added, such as a number of numpy."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    raise TypeError(
+        f"an attribute of the trace is of the type {type(value).__name__}, which a file cannot "
+        "hold; use texts, numbers, lists and dicts"
+    )
+
+
 def load_trace(path: str | Path) -> xr.Dataset:
     """Read a trace written by save_trace, whole, into memory.
 
@@ -223,11 +234,11 @@ def load_trace(path: str | Path) -> xr.Dataset:
     Raises TraceError where the file is missing, damaged, cut short, or holds something else.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):  # which takes a name that no file can have for one that is not there
         from llama_viz.trace_folder import open_trace_folder
 
         return open_trace_folder(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise TraceError(f"{path}: there is no such file")
     try:
         with xr.open_dataset(path, engine="h5netcdf") as file:
@@ -241,6 +252,8 @@ def load_trace(path: str | Path) -> xr.Dataset:
                 f"{FORMAT_VERSION}; update llama_viz"
             )
         attributes = json.loads(packed.attrs["attributes"])
+        if not isinstance(attributes, dict):
+            raise ValueError("the attributes of a trace are an object")
         trace = _map_texts(packed, json.loads)
         trace.attrs = attributes
         return trace

@@ -1,6 +1,7 @@
 """Checkpoints: round trips, and files and names that cannot be loaded."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -75,19 +76,6 @@ def test_weights_stored_in_half_precision_are_computed_in_float32(tmp_path):
     as_asked = lv.load(tmp_path / "half.safetensors", dtype=torch.bfloat16)
     assert as_asked.dtype == torch.bfloat16
     assert len(lv.generate(as_asked, [1, 2], 4).new_ids) == 4
-
-
-@pytest.mark.parametrize("dtype", [torch.int8, torch.complex64, "float16"])
-def test_a_type_without_a_point_is_refused(saved, dtype):
-    lm, path = saved
-    written = path.read_bytes()
-    for refused in (
-        lambda: lv.load(path, dtype=dtype),
-        lambda: lv.save_checkpoint(lm, path, dtype=dtype),
-    ):
-        with pytest.raises(ValueError, match="floating-point torch.dtype such as torch.float16"):
-            refused()
-    assert path.read_bytes() == written
 
 
 def test_the_embedded_models_are_one_family(family):
@@ -169,6 +157,33 @@ def test_a_checkpoint_that_does_not_fit_itself_is_refused(saved, change, message
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.complex64, torch.float8_e4m3fn, "float16"])
+def test_a_type_that_cannot_hold_weights_is_refused(dtype, saved, tmp_path):
+    lm, path = saved
+    with pytest.raises(ValueError, match="unknown dtype .*Choose from: torch.float32, torch.float"):
+        lv.load(path, dtype=dtype)
+    for format in ("llama_viz", "huggingface", "meta"):
+        with pytest.raises(ValueError, match="unknown dtype"):
+            lv.save_checkpoint(lm, tmp_path / "other", format=format, dtype=dtype)
+    assert not (tmp_path / "other").exists()
+    written = path.read_bytes()
+    with pytest.raises(ValueError, match="unknown dtype"):
+        lv.save_checkpoint(lm, path, dtype=dtype)
+    assert path.read_bytes() == written
+
+
+def test_a_model_of_shapes_alone_is_not_saved(saved, tmp_path):
+    with pytest.raises(ValueError, match="opened by its shapes alone"):
+        lv.save_checkpoint(lv.load(saved[1], device="meta"), tmp_path / "other.safetensors")
+    assert not (tmp_path / "other.safetensors").exists()
+
+
+def test_an_empty_name_is_not_the_folder_one_is_in(saved, monkeypatch):
+    monkeypatch.chdir(saved[1].parent)
+    with pytest.raises(ValueError, match="the model's name is empty"):
+        lv.load("")
+
+
 def test_names_and_paths_that_are_not_there(tmp_path):
     with pytest.raises(
         ValueError, match="unknown model 'gqq'. Did you mean 'gqa'. Choose from: mha,"
@@ -179,6 +194,16 @@ def test_names_and_paths_that_are_not_there(tmp_path):
             lv.load(absent)
     with pytest.raises(lv.CheckpointError, match="holds no .safetensors file"):
         lv.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "model.safetensors", "consolidated.00.pth", "stories.bin", "x.gguf"]
+)
+def test_a_pipe_is_not_waited_for(name, tmp_path):
+    os.mkfifo(tmp_path / name)
+    for path in (tmp_path, tmp_path / name):
+        with pytest.raises(lv.CheckpointError, match=f"{name}: is not an ordinary file"):
+            lv.load(path)
 
 
 def test_a_folder_with_two_checkpoints_is_refused(saved, tmp_path):

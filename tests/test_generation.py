@@ -141,18 +141,26 @@ def test_draws_follow_the_distribution():
         ({"prompt": [1] * 97}, "the prompt has 97 tokens and the context holds 96"),
         ({"prompt": [1, 120]}, "token id 120 is out of range"),
         ({"prompt": [1, -5]}, "token id -5 is out of range"),
-        ({"prompt": [1.5]}, "flat list of whole numbers, this one holds a float"),
-        ({"prompt": [True]}, "flat list of whole numbers, this one holds a bool"),
+        ({"prompt": [1.5]}, "flat list of whole numbers"),
+        ({"prompt": [[1], 2]}, "flat list of whole numbers: an id must be .*, got .1."),
+        ({"prompt": None}, "flat list of whole numbers, got NoneType"),
+        ({"prompt": torch.tensor(1)}, "flat list of whole numbers, got Tensor"),
+        ({"prompt": b"text"}, "flat list of whole numbers, got bytes"),
         ({"prompt": "text"}, "has no tokenizer to encode text"),
+        ({"forced": None}, "forced= of ids must be a flat list of whole numbers, got NoneType"),
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
         ({"max_new_tokens": 2.5}, "max_new_tokens must be a whole number"),
-        ({"temperature": -1}, "temperature must be finite and 0 or more, got -1"),
-        ({"temperature": float("nan")}, "temperature must be finite and 0 or more, got nan"),
-        ({"temperature": float("inf")}, "temperature must be finite and 0 or more, got inf"),
-        ({"top_k": 0}, "top_k must be None or a whole number of at least 1, got 0"),
-        ({"top_k": 2.5}, "top_k must be None or a whole number of at least 1, got 2.5"),
+        ({"max_new_tokens": None}, "max_new_tokens must be a whole number, got None"),
+        ({"temperature": "1"}, "temperature must be a number, got '1'"),
+        ({"temperature": -1}, "temperature must be finite and 0 or more"),
+        ({"temperature": float("nan")}, "temperature must be finite and 0 or more"),
+        ({"top_k": 1.5}, "top_k must be a whole number, got 1.5"),
+        ({"top_k": 0}, "top_k must be None or at least 1"),
         ({"top_p": 0.0}, "top_p must be above 0"),
         ({"top_p": 1.5}, "top_p must be above 0"),
+        ({"top_p": None}, "top_p must be a number, got None"),
+        ({"seed": None}, "seed must be a whole number, got None"),
+        ({"seed": 2**64}, "seed must be from -2.63 to 2.64 - 1, got 18446744073709551616"),
     ],
 )
 @pytest.mark.parametrize("run", [lv.generate, lv.stream, lv.record, lv.record_steps])
@@ -161,11 +169,44 @@ def test_bad_requests_are_refused_at_once(run, arguments, message):
         run(random_model(), **{"prompt": [1, 2], **arguments})
 
 
-def test_ids_may_be_numbers_of_numpy():
+@pytest.mark.parametrize("run", [lv.generate, lv.record, lv.record_forward])
+def test_a_model_of_shapes_alone_does_not_run(run, tmp_path):
+    lv.save_checkpoint(random_model(), tmp_path / "shapes.safetensors")
+    lm = lv.load(tmp_path / "shapes.safetensors", device="meta")
+    with pytest.raises(ValueError, match="shapes was opened by its shapes alone"):
+        run(lm, [1, 2])
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [np.array([1, 2]), torch.tensor([1, 2]), [np.int16(1), np.int64(2)], [torch.tensor(1), 2]],
+)
+def test_ids_may_be_numbers_of_numpy_and_torch(ids):
     lm = random_model()
-    run = lv.generate(lm, list(np.array([1, 2, 3])), 3)
-    assert run.ids == lv.generate(lm, [1, 2, 3], 3).ids
-    assert {type(token_id) for token_id in run.ids} == {int}
+    assert lv.generate(lm, ids, 3).ids == lv.generate(lm, [1, 2], 3).ids
+
+
+def test_settings_may_be_numbers_of_numpy(tmp_path):
+    lm = random_model()
+    plain = {"max_new_tokens": 3, "temperature": 0.5, "top_k": 5, "top_p": 0.75, "seed": 3}
+    kinds = [np.int64, np.float32, np.int32, np.float64, np.uint8]
+    settings = {name: kind(plain[name]) for name, kind in zip(plain, kinds, strict=True)}
+    lv.save_trace(lv.record(lm, [1, 2], taps=["rms"], **settings), tmp_path / "run.nc")
+    expected = lv.record(lm, [1, 2], taps=["rms"], **plain)
+    assert lv.load_trace(tmp_path / "run.nc").attrs == expected.attrs
+
+
+@pytest.mark.parametrize("settings", [{"temperature": 1e-320}, {"temperature": 1, "top_p": 1e-300}])
+def test_what_float32_would_take_for_zero_draws_the_likeliest(settings):
+    lm = random_model()
+    assert lv.generate(lm, [1, 2], 8, **settings).ids == lv.generate(lm, [1, 2], 8).ids
+
+
+def test_nothing_is_drawn_from_nan():
+    lm = random_model()
+    lm.model.output.weight[5] = float("nan")
+    with pytest.raises(ValueError, match="the logits hold NaN, so nothing can be drawn"):
+        lv.generate(lm, [1, 2], 2, temperature=1)
 
 
 def test_an_empty_text_is_refused(family):

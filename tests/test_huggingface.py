@@ -64,6 +64,24 @@ def test_logits_and_text_are_those_of_transformers(tmp_path, kind, scaling):
     assert lv.generate(lm, ids[0, :20].tolist(), 64).ids == expected
 
 
+def test_a_head_of_its_own_is_used_where_the_configuration_ties_it(folder):
+    change_config(folder, tie_word_embeddings=True)
+    with pytest.warns(UserWarning, match="another head is stored; it is used"):
+        lm = lv.load(folder)
+    theirs = AutoModelForCausalLM.from_pretrained(folder)
+    ids = random_ids(lm, 40)
+    assert (lm.model(ids) - theirs(ids).logits).abs().max() < 1e-4
+    assert not lm.config.tied_embeddings
+
+
+def test_swish_is_silu(folder):
+    change_config(folder, hidden_act="swish")
+    lm = lv.load(folder)
+    theirs = AutoModelForCausalLM.from_pretrained(folder)
+    ids = random_ids(lm, 40)
+    assert (lm.model(ids) - theirs(ids).logits).abs().max() < 1e-4
+
+
 @pytest.mark.parametrize(
     "sizes", [{"tie_word_embeddings": True}, {"head_dim": 12}, {"head_dim": 12, "hidden_size": 40}]
 )
@@ -295,12 +313,16 @@ def test_the_two_layouts_undo_each_other():
         ({"attention_bias": True}, "attention_bias is 'True', which is not supported"),
         ({"mlp_bias": True}, "mlp_bias is 'True'"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
+        ({"hidden_act": ["silu"]}, "hidden_act is"),
+        ({"tie_word_embeddings": "no"}, "tie_word_embeddings must be true or false, got 'no'"),
         ({"quantization_config": {"bits": 4}}, "quantization_config is"),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 2}}, "rope scaling 'yarn' is not"),
         ({"rope_parameters": {"rope_type": "llama3", "factor": 2}}, "lacks low_freq_factor"),
         ({"rope_parameters": {"rope_type": "linear", "factor": "x"}}, "must be a number"),
-        ({"rope_parameters": "x"}, "cannot be used"),
+        ({"rope_parameters": "x"}, "rope_parameters must be an object or null, got 'x'"),
+        ({"rope_scaling": [1]}, "rope_scaling must be an object or null, got .1."),
         ({"hidden_size": None}, "lacks hidden_size"),
+        ({"hidden_size": "64"}, "dim must be a whole number of at least 1, got '64'"),
         ({"num_attention_heads": 0}, "n_heads must be a whole number"),
         ({"num_attention_heads": 7}, "n_heads .7. must be a multiple"),
         ({"num_hidden_layers": 10**12}, "asks for 1000000000000 layers, but it holds 30 tensors"),
@@ -337,7 +359,15 @@ def test_a_damaged_config_json_is_refused(folder, content, message):
 
 @pytest.mark.parametrize(
     "outside",
-    ["../small.safetensors", "/etc/passwd", "..\\x.safetensors", "C:x.safetensors", "", 5],
+    [
+        "../small.safetensors",
+        "pytorch_model.bin",
+        "/etc/passwd",
+        "..\\x.safetensors",
+        "C:x.safetensors",
+        "",
+        5,
+    ],
 )
 def test_an_index_that_names_files_outside_its_folder_is_refused(sharded, tmp_path, outside):
     lv.save_checkpoint(random_model(), tmp_path / "small.safetensors")
@@ -345,7 +375,9 @@ def test_an_index_that_names_files_outside_its_folder_is_refused(sharded, tmp_pa
     index = json.loads(path.read_text())
     index["weight_map"]["model.norm.weight"] = outside
     path.write_text(json.dumps(index))
-    with pytest.raises(lv.CheckpointError, match="index.json: .* is not in its folder: refused"):
+    with pytest.raises(
+        lv.CheckpointError, match="index.json: .* not a .safetensors file in its fo"
+    ):
         lv.load(sharded)
 
 
@@ -416,6 +448,15 @@ def test_a_folder_with_two_formats_names_both(folder):
 def test_a_single_file_of_a_folder_says_so(folder):
     with pytest.raises(lv.CheckpointError, match=r"model.safetensors: .*; name its folder"):
         lv.load(folder / "model.safetensors")
+
+
+def test_a_folder_whose_config_is_missing_or_names_no_model_says_so(folder):
+    change_config(folder, model_type=None, architectures=None)
+    with pytest.raises(lv.CheckpointError, match="config.json beside it names no model_type"):
+        lv.load(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(lv.CheckpointError, match="needs its config.json beside it"):
+        lv.load(folder)
 
 
 # Memory

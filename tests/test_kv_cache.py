@@ -28,6 +28,12 @@ def test_capacity_is_the_context_unless_given():
     assert lv.KVCache(random_model().config).capacity == 96
 
 
+def test_a_cache_that_no_memory_holds_is_refused():
+    lm = random_model(max_seq_len=2**60)
+    with pytest.raises(lv.MemoryLimitError, match=r"no room for a KV cache of \d+ positions"):
+        lv.generate(lm, [1, 2], 2**50)
+
+
 def test_type_and_device_are_those_of_the_first_keys_unless_given():
     lm = random_model()
     lm.model.to(torch.bfloat16)

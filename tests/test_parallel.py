@@ -348,11 +348,14 @@ def test_forced_ids_that_are_not_those_of_each_prompt_start_nothing(tmp_path, mo
             record_parallel("gqa", prompt, tmp_path / "trace.nc", 2, forced=forced)
 
 
-def test_a_file_in_no_folder_starts_nothing(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("n_processes", [1, 2])
+def test_a_file_in_no_folder_starts_nothing(n_processes, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", None)
     path = tmp_path / "nowhere" / "trace.nc"
-    assert cli.main(["record", "gqa", PROMPT, "--out", str(path), "--nproc", "2"]) == 2
-    assert "does not exist" in capsys.readouterr().err
+    assert cli.main(["record", "gqa", PROMPT, "--out", str(path), "--nproc", f"{n_processes}"]) == 2
+    error = capsys.readouterr().err
+    assert "does not exist" in error
+    assert error.count("\n") == 1
 
 
 def test_another_number_than_torchruns_is_refused(tmp_path, monkeypatch):

@@ -94,6 +94,21 @@ def test_ids_out_of_range_are_refused(tokenizer, token_id):
             use(token_id)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "it does not begin with an object"),
+        (b"[]", "it does not begin with an object"),
+        (b"\xff\xfe", "it does not begin with an object"),
+        (b"{}", "it lacks 'model'"),
+    ],
+)
+def test_a_damaged_tokenizer_json_is_not_taken_for_another_kind(content, message, tmp_path):
+    (tmp_path / "tokenizer.json").write_bytes(content)
+    with pytest.raises(lv.CheckpointError, match=f"not a tokenizer.json.*: {message}"):
+        lv.Tokenizer.from_file(tmp_path / "tokenizer.json")
+
+
 def test_a_file_that_is_no_tokenizer_is_refused(tmp_path):
     path = tmp_path / "tokenizer.model"
     path.write_bytes(b"not a tokenizer")

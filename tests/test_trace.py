@@ -8,6 +8,7 @@ import pytest
 import xarray as xr
 
 import llama_viz as lv
+from llama_viz import cli
 from tests.reference import random_model
 
 
@@ -121,6 +122,41 @@ def test_other_files_are_refused(trace, tmp_path):
         lv.save_trace(trace, tmp_path / "absent" / "run.nc")
     with pytest.raises(TypeError, match="expected a trace"):
         lv.save_trace({"rms": 1}, path)
+
+
+def test_attributes_may_be_numbers_of_numpy(trace, tmp_path):
+    told = {"loss": np.float32(0.5), "heads": np.arange(3), "run": {"seed": np.int64(7)}}
+    lv.save_trace(trace.assign_attrs(told), tmp_path / "run.nc")
+    attributes = lv.load_trace(tmp_path / "run.nc").attrs
+    assert [attributes[name] for name in told] == [0.5, [0, 1, 2], {"seed": 7}]
+    with pytest.raises(TypeError, match="an attribute of the trace is of the type set, which a"):
+        lv.save_trace(trace.assign_attrs(heads={1, 2}), tmp_path / "other.nc")
+    assert [path.name for path in tmp_path.iterdir()] == ["run.nc"]
+
+
+def test_a_file_with_our_mark_and_other_attributes_is_refused(tmp_path):
+    path = tmp_path / "marked.nc"
+    marked = {"llama_viz_trace": 1, "attributes": "[]"}
+    xr.Dataset({"rms": ("x", [1.0])}, attrs=marked).to_netcdf(path, engine="h5netcdf")
+    with pytest.raises(lv.TraceError, match="marked.nc: cannot be read as a trace"):
+        lv.load_trace(path)
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".nc", "a\0.nc"])
+def test_a_name_that_no_file_can_have_is_not_there(name, tmp_path):
+    with pytest.raises(lv.TraceError, match="there is no such file"):
+        lv.load_trace(tmp_path / name)
+
+
+def test_a_dataset_without_the_attributes_of_a_trace_says_so(trace, tmp_path, capsys):
+    lv.save_trace(trace.drop_attrs(), tmp_path / "bare.nc")
+    for explorer in ("attention", "norms", "rotary", "cache"):
+        page = tmp_path / "page.html"
+        assert cli.main(["export", f"{tmp_path / 'bare.nc'}", f"{page}", "--explorer", explorer])
+        error = capsys.readouterr().err
+        assert "does not say the sizes of a model" in error
+        assert error.count("\n") == 1
+        assert not page.exists()
 
 
 def test_a_later_format_is_refused(trace, tmp_path):

@@ -92,6 +92,14 @@ def test_weights_that_are_not_numbers_do_not_agree(tmp_path):
     assert not table.ok
 
 
+def test_a_context_of_one_position_is_compared_without_writing(tmp_path):
+    lv.save_checkpoint(random_model(max_seq_len=1), tmp_path / "small", format="huggingface")
+    verified = lv.verify(tmp_path / "small")
+    assert (verified.ok, verified.n_agreed, verified.n_tokens) == (True, 0, 0)
+    with pytest.raises(ValueError, match="^n_tokens must be at least 1, got 0"):
+        lv.verify(tmp_path / "small", n_tokens=0)
+
+
 def test_the_table_is_escaped(tmp_path):
     folder = tmp_path / "<script>alert(1)</script>".replace("/", "-")
     random_in_transformers("gqa").save_pretrained(folder)

@@ -24,7 +24,7 @@ from llama_viz import fetching
 from llama_viz.checkpoints.loaded import LoadedCheckpoint, one_line
 from llama_viz.errors import CheckpointError, unknown_name
 from llama_viz.files import data_folder, written_whole
-from llama_viz.language_model import LanguageModel
+from llama_viz.language_model import LanguageModel, check_weights
 from llama_viz.model import check_weight_type
 from llama_viz.tokenizer import Tokenizer
 
@@ -99,6 +99,8 @@ def load(
     and for a dtype without a point.
     """
     check_weight_type(dtype)
+    if str(source) == "":  # it would be the folder that one happens to be in
+        raise ValueError("the model's name is empty; give a name or a path to a checkpoint")
     embedded = str(source) in EMBEDDED
     fetched = fetching.cached(str(source))
     path = data_folder() / f"{source}.safetensors" if embedded else Path(source).expanduser()
@@ -130,6 +132,7 @@ def detect(path: Path) -> tuple[Format, Path]:
     Raises CheckpointError for an unknown format, and for a folder with two checkpoints.
     """
     if not path.is_dir():
+        _check_ordinary(path)
         for known in FORMATS:
             if known.recognizes(path):
                 return known, path
@@ -141,9 +144,13 @@ def detect(path: Path) -> tuple[Format, Path]:
             f"({', '.join(known.name for known in FORMATS)})"
         )
     try:
-        files = sorted(file for file in path.iterdir() if file.is_file())
+        inside = sorted(path.iterdir())
+        files = [file for file in inside if file.is_file()]
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+    for file in inside:
+        if file.suffix in (".json", *(suffix for known in FORMATS for suffix in known.suffixes)):
+            _check_ordinary(file)
     places = [path, *(file for file in files if file.name not in TOKENIZER_NAMES)]
     found = [(known, place) for known in FORMATS for place in places if known.recognizes(place)]
     names = list(dict.fromkeys(known.name for known, _ in found))
@@ -188,7 +195,14 @@ def save_checkpoint(
     }
     if format not in writers:
         raise unknown_name("format", format, writers)
+    check_weights(lm)
     writers[format](lm, Path(path).expanduser(), dtype)
+
+
+def _check_ordinary(path: Path) -> None:
+    """A pipe or a device is not read: that could wait for ever, or never come to an end."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise CheckpointError(f"{path}: is not an ordinary file")
 
 
 def pick_device(device: torch.device | str | None = None) -> torch.device:

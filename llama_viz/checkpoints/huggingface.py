@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,6 +66,8 @@ _LAYER_NAMES = {
 }
 _COMPUTED = "rotary_emb.inv_freq"  # stored by old versions, and a function of the configuration
 
+_SILU = ("silu", "swish")  # two names of one function
+
 _SIZES = {
     "n_layers": "num_hidden_layers",
     "n_heads": "num_attention_heads",
@@ -97,15 +101,28 @@ def load(
     path = Path(path)
     config = read_config(path / CONFIG)
     file_of, shapes, dtypes = {}, {}, set()
+    copy: tuple[StoredTensors, str] | None = None  # of the embedding, under the head's name
     for file in _weight_files(path):
         dtypes.add(file.dtypes)
         for theirs, shape in file.shapes.items():
             name = our_name(theirs)
-            is_copy = config.tied_embeddings and name == "output.weight"
-            if not theirs.endswith(_COMPUTED) and not is_copy:
+            if config.tied_embeddings and name == "output.weight":
+                copy = file, theirs
+            elif not theirs.endswith(_COMPUTED):
                 if name in file_of:
                     raise CheckpointError(f"{file.path}: {shown(theirs)} is stored twice")
                 file_of[name], shapes[name] = (file, theirs), shape
+
+    embedding = file_of.get("embedding.weight")
+    is_read = torch.device(device).type != "meta"
+    if copy and embedding and is_read and not _are_equal(copy, embedding):
+        warnings.warn(
+            f"{path}: {CONFIG} says that the output head is the embedding, but another head is "
+            "stored; it is used, as transformers does",
+            stacklevel=4,
+        )
+        config = replace(config, tied_embeddings=False)
+        file_of["output.weight"], shapes["output.weight"] = copy, copy[0].shapes[copy[1]]
 
     def read(name: str) -> Tensor:
         file, theirs = file_of[name]
@@ -117,6 +134,11 @@ def load(
     model = build_model(path, config, shapes, read, device=device, dtype=dtype, share=share)
     notes = {"format": FORMAT, "rope_layout": HALF_SPLIT, "stored_dtype": ", ".join(sorted(dtypes))}
     return LoadedCheckpoint(model, metadata=notes)
+
+
+def _are_equal(one: tuple[StoredTensors, str], other: tuple[StoredTensors, str]) -> bool:
+    first, second = (file.read(name) for file, name in (one, other))
+    return first.dtype == second.dtype and torch.equal(first, second)
 
 
 def our_name(theirs: str) -> str:
@@ -161,7 +183,7 @@ def read_config(path: Path) -> ModelConfig:
             max_seq_len=context,
             norm_eps=_or_default(fields, "rms_norm_eps", 1e-6),
             rope_theta=_or_default(rope, "rope_theta", 10000.0),
-            tied_embeddings=bool(fields.get("tie_word_embeddings", False)),
+            tied_embeddings=_tied(fields),
             rope_scaling=scaling,
         )
     except CheckpointError:
@@ -183,8 +205,12 @@ def _check_architecture(path: Path, fields: dict[str, Any]) -> None:
             f"{path}: its architecture is {which} (model_type {shown(kind)!r}), "
             "expected LLaMA's, LlamaForCausalLM"
         )
+    activation = fields.get("hidden_act")
+    if activation is not None and activation not in _SILU:
+        raise CheckpointError(
+            f"{path}: hidden_act is {shown(activation)!r}, which is not supported: LLaMA has 'silu'"
+        )
     for name, expected in {
-        "hidden_act": "silu",
         "attention_bias": False,
         "mlp_bias": False,
         "partial_rotary_factor": 1.0,
@@ -203,8 +229,18 @@ def _or_default(fields: dict[str, Any], name: str, default: Any) -> Any:
     return default if value is None else value
 
 
+def _tied(fields: dict[str, Any]) -> bool:
+    tied = _or_default(fields, "tie_word_embeddings", False)
+    if not isinstance(tied, bool):
+        raise ValueError(f"tie_word_embeddings must be true or false, got {tied!r}")
+    return tied
+
+
 def _rope_parameters(fields: dict[str, Any]) -> dict[str, Any]:
     """Base and scaling of rotary positions: rope_parameters, or the two keys of older files."""
+    for name in ("rope_scaling", "rope_parameters"):
+        if fields.get(name) and not isinstance(fields[name], dict):
+            raise ValueError(f"{name} must be an object or null, got {fields[name]!r}")
     old = {"rope_theta": fields.get("rope_theta")}
     given = {**(fields.get("rope_scaling") or {}), **(fields.get("rope_parameters") or {})}
     return old | {name: value for name, value in given.items() if value is not None}
@@ -264,7 +300,8 @@ def _weight_files(folder: Path) -> list[StoredTensors]:
         # Checked on every system: a backslash or a drive leads outside on one of them.
         if not isinstance(file, str) or not re.fullmatch(r"[^/\\:\0]*\.safetensors", file):
             raise CheckpointError(
-                f"{index}: names the file {shown(file)!r}, which is not in its folder: refused"
+                f"{index}: names the file {shown(file)!r}, which is not a .safetensors file in its "
+                "folder: refused"
             )
         if not (folder / file).is_file():
             raise CheckpointError(f"{folder / shown(file)}: is missing, but {INDEX} names it")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors.torch import save_file
 
+from llama_viz.checkpoints import huggingface
 from llama_viz.checkpoints.loaded import LoadedCheckpoint, build_model, one_line
 from llama_viz.checkpoints.mapped import StoredTensors
 from llama_viz.checkpoints.rope_layout import INTERLEAVED
@@ -75,10 +76,10 @@ def load(
     stored = StoredTensors(path)
     metadata = stored.metadata
     if metadata.get("format") != FORMAT:
-        where = "; name its folder" if (path.parent / "config.json").is_file() else ""
         raise CheckpointError(
             f"{path}: a safetensors file, but not one written by llama_viz.save_checkpoint "
-            f"(its header says format {metadata.get('format')!r}, expected {FORMAT!r}){where}"
+            f"(its header says format {metadata.get('format')!r}, expected {FORMAT!r}); "
+            + _advice(path)
         )
     try:
         config = ModelConfig.from_dict(json.loads(metadata["config"]))
@@ -94,6 +95,15 @@ def load(
 
 
 load_native = load
+
+
+def _advice(path: Path) -> str:
+    """What to do with a safetensors file of somebody else: most are part of a folder."""
+    if not (path.parent / huggingface.CONFIG).is_file():
+        return "a Hugging Face model needs its config.json beside it"
+    if huggingface.recognizes(path.parent):
+        return "name its folder"
+    return "the config.json beside it names no model_type"
 
 
 def _named_weights(model: Llama) -> dict[str, torch.Tensor]:

@@ -15,7 +15,7 @@ import torch
 from llama_viz.checkpoints import load
 from llama_viz.checkpoints.huggingface import save_huggingface
 from llama_viz.errors import CheckpointError
-from llama_viz.generation import generate
+from llama_viz.generation import check_new_tokens, generate
 from llama_viz.language_model import LanguageModel
 from llama_viz.recorder import record_forward
 
@@ -132,6 +132,7 @@ def verify(path: str | Path, *, n_tokens: int = 64, seed: int = 0) -> Verificati
         raise ImportError(
             "lv.verify compares with transformers, which is not installed: pip install transformers"
         ) from error
+    n_tokens = check_new_tokens(n_tokens, "n_tokens")
     lm = load(path, device="cpu", dtype=torch.float32)
     # Ids alone, and no EOS that only one of the two would stop at.
     lm = LanguageModel(lm.model, None, lm.name, lm.path, lm.notes)
@@ -144,11 +145,11 @@ def verify(path: str | Path, *, n_tokens: int = 64, seed: int = 0) -> Verificati
     with torch.inference_mode():
         expected = theirs(ids, output_hidden_states=True, output_attentions=True)
         everywhere = torch.ones_like(ids)  # no id stands for padding here
-        continued = theirs.generate(
+        continued = ids if not n_tokens else theirs.generate(  # a context of one position is full
             ids, attention_mask=everywhere, max_new_tokens=n_tokens, do_sample=False, pad_token_id=0
-        )
+        )  # fmt: skip
     their_ids = continued[0, n_positions:].tolist()
-    our_ids = generate(lm, ids[0].tolist(), n_tokens).new_ids
+    our_ids = generate(lm, ids[0].tolist(), n_tokens).new_ids if n_tokens else []
     agreed = [ours == other for ours, other in zip(our_ids, their_ids, strict=False)]
     return Verification(
         source=str(path),

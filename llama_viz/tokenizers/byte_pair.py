@@ -156,6 +156,10 @@ def _parse(model: bytes) -> tuple[dict[str, Any], tokenizers.Tokenizer]:
         return told, tokenizers.Tokenizer.from_buffer(model)
     except CheckpointError:
         raise
+    except KeyError as error:
+        raise CheckpointError(
+            f"not a tokenizer.json, or a damaged one: it lacks {error}"
+        ) from error
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # the library panics at some damaged files
