@@ -289,7 +289,7 @@ def test_every_process_draws_from_the_logits_of_the_first(monkeypatch):
 
 
 def test_one_process_records_in_its_place(family, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(subprocess, "Popen", None)
+    monkeypatch.setattr(parallel, "_started", None)
     path = tmp_path / "trace.nc"
     options = ["--taps", "rms,gate", "--layers", "1,0", "--max-new-tokens", "3", "--top-k", "5"]
     assert cli.main(["record", "gqa", PROMPT, "--out", str(path), "--nproc", "1", *options]) == 0
@@ -328,7 +328,7 @@ def test_several_prompts_are_several_arguments(family, tmp_path, capsys):
 def test_a_wrong_request_is_one_line_and_starts_nothing(
     arguments, part, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(subprocess, "Popen", None)
+    monkeypatch.setattr(parallel, "_started", None)
     monkeypatch.chdir(tmp_path)
     assert cli.main(["record", "--out", "t.nc", "gqa", PROMPT, *arguments]) == 2
     output = capsys.readouterr()
@@ -338,7 +338,7 @@ def test_a_wrong_request_is_one_line_and_starts_nothing(
 
 
 def test_forced_ids_that_are_not_those_of_each_prompt_start_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(subprocess, "Popen", None)
+    monkeypatch.setattr(parallel, "_started", None)
     for prompt, forced, expected in (
         ([PROMPT, "One"], [5], "2 prompts need 2 lists of ids in forced="),
         (PROMPT, [[5], []], "flat list of whole numbers"),
@@ -350,7 +350,7 @@ def test_forced_ids_that_are_not_those_of_each_prompt_start_nothing(tmp_path, mo
 
 @pytest.mark.parametrize("n_processes", [1, 2])
 def test_a_file_in_no_folder_starts_nothing(n_processes, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(subprocess, "Popen", None)
+    monkeypatch.setattr(parallel, "_started", None)
     path = tmp_path / "nowhere" / "trace.nc"
     assert cli.main(["record", "gqa", PROMPT, "--out", str(path), "--nproc", f"{n_processes}"]) == 2
     error = capsys.readouterr().err
