@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from llama_viz.language_model import LanguageModel
 
+SMALLEST = float(torch.finfo(torch.float32).tiny)  # float32 would take less for 0
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -41,7 +43,8 @@ class Sampling:
             number = getattr(self, name)
             if isinstance(number, bool) or not isinstance(number, Real):
                 raise ValueError(f"{name} must be a number, got {number!r}")
-            object.__setattr__(self, name, float(number))
+            is_tiny = 0 < float(number) < SMALLEST
+            object.__setattr__(self, name, SMALLEST if is_tiny else float(number))
         for name in ("top_k", "seed"):
             if name == "seed" or self.top_k is not None:
                 object.__setattr__(self, name, whole_number(name, getattr(self, name)))
@@ -61,10 +64,8 @@ class Sampling:
             only = torch.zeros_like(logits)
             only[logits.argmax()] = 1.0
             return only
-        # Subtracting the largest first keeps a tiny temperature from overflowing; one that float32
-        # would take for 0 is its smallest.
-        smallest = torch.finfo(logits.dtype).tiny
-        logits = (logits - logits.max()) / max(self.temperature, smallest)
+        # Subtracting the largest first keeps a tiny temperature from overflowing.
+        logits = (logits - logits.max()) / self.temperature
         if self.top_k is not None and self.top_k < len(logits):
             kept = logits.topk(self.top_k).indices
             masked = torch.full_like(logits, float("-inf"))
@@ -73,7 +74,7 @@ class Sampling:
         if self.top_p < 1:
             ordered, order = probabilities.sort(descending=True, stable=True)
             before = ordered.cumsum(dim=-1) - ordered
-            ordered = torch.where(before < max(self.top_p, smallest), ordered, 0.0)
+            ordered = torch.where(before < self.top_p, ordered, 0.0)
             probabilities = torch.zeros_like(probabilities).index_copy(0, order, ordered)
             probabilities = probabilities / probabilities.sum()
         return probabilities
