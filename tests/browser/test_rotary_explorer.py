@@ -96,6 +96,23 @@ def test_the_hands_point_where_the_recorded_vectors_do(explorer, trace):
             assert math.cos(drawn - recorded) > 0.999
 
 
+def test_a_click_survives_a_drawing_between_press_and_release(explorer):
+    mouse = explorer.page.mouse
+    box = explorer.root.locator("[data-panel=rotary-clocks] .lv-rotary-dial").nth(4).bounding_box()
+    mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    explorer.settle()
+    mouse.down()
+    explorer.slider("Pair").evaluate(
+        "node => { node.value = 2; node.dispatchEvent(new Event('input', { bubbles: true })); }"
+    )
+    explorer.settle()
+    assert explorer.slider("Pair").input_value() == "2"
+    mouse.up()
+    explorer.root.locator("h3").hover()
+    explorer.settle()
+    assert explorer.slider("Pair").input_value() == "4"
+
+
 def test_a_pair_is_pointed_at_and_picked(explorer):
     explorer.press(explorer.slider("Pair"), "Home", "ArrowRight")
     assert explorer.text(".lv-rotary-close-up .lv-caption").startswith("Pair 1 adds")
@@ -106,6 +123,7 @@ def test_a_pair_is_pointed_at_and_picked(explorer):
     assert explorer.text(".lv-rotary-close-up .lv-caption").startswith("Pair 1 adds")
     dials.nth(6).click(force=True)
     explorer.root.locator("h3").hover()
+    explorer.settle()
     assert explorer.slider("Pair").input_value() == "6"
     for panel in ("split", "angles", "waves"):
         chart = explorer.root.locator(f"[data-panel=rotary-{panel}] svg")
