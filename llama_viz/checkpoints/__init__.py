@@ -96,7 +96,7 @@ def load(
     what they compute (llama_viz.parallel).
 
     Raises CheckpointError for files that cannot be loaded, ValueError for unknown names or devices
-    and for a dtype without a point.
+    and for a dtype that weights cannot have.
     """
     check_weight_type(dtype)
     if str(source) == "":  # it would be the folder that one happens to be in
@@ -182,8 +182,8 @@ def save_checkpoint(
     .bin that llama2.c runs; "gguf" is a file that llama.cpp runs. dtype None keeps the type of the
     weights. What is written is whole or not there.
 
-    Raises ValueError for an unknown format, a dtype without a point, and where the format cannot
-    say what the model does.
+    Raises ValueError for an unknown format, a dtype that weights cannot have, and where the format
+    cannot say what the model does.
     """
     check_weight_type(dtype)
     writers: dict[str, Callable[..., None]] = {

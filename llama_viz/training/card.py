@@ -273,8 +273,9 @@ def _aims(results: Sequence[Line], recall: Sequence[Line], kept: Sequence[Facts]
         + table(["", "aimed at", *(f"`{name}`" for name in names)], rows)
         + f"\n\nA place cannot be had much better: of {asked:,} such questions {open_:,} open a "
         "speech (“Under the bed?” asked Mum), and one that begins otherwise is as likely there. A "
-        f"reader who knows the generator is right in half of them, and so in "
-        f"{1 - open_ / asked / 2:.1%} of all."
+        "reader who knows the generator is right in half of them on average, and so in "
+        f"{1 - open_ / asked / 2:.1%} of all, a deviation of chance being "
+        f"{open_**0.5 / 2 / asked:.1%}."
         + others
         + " How recall falls with the facts that there are to hold stands below: which colour "
         "belongs to which of several things is often guessed. Looking it up would take three heads "
